@@ -1,0 +1,223 @@
+"""The call: what flows through every policy, one object a logical call and one child an attempt."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeAlias, TypeVar, final
+
+if TYPE_CHECKING:
+    from resilient.budget import RetryBudget
+    from resilient.context import Ambient
+    from resilient.instance import Instance
+    from resilient.runtime import Runtime
+    from resilient.verdict import Classifier
+
+__all__ = ["Attribute", "Call", "End", "Next", "Policy", "Priority"]
+
+T = TypeVar("T")
+
+
+class Priority(enum.IntEnum):
+    """How much a call matters when not all of them can be served (Google SRE's criticality).
+
+    `CRITICAL` is the default: a person waits for the answer. `CRITICAL_PLUS` is for what is worse to lose
+    than that, `SHEDDABLE_PLUS` for batch work that is retried, `SHEDDABLE` for what may fail now and then.
+    """
+
+    SHEDDABLE = 0
+    SHEDDABLE_PLUS = 1
+    CRITICAL = 2
+    CRITICAL_PLUS = 3
+
+
+@final
+class Attribute(Generic[T]):
+    """A typed name for a value that travels with a call: `TENANT = Attribute("tenant", "")`.
+
+    Two attributes are never the same, even with equal names.
+    """
+
+    __slots__ = ("default", "name")
+    name: str
+    default: T
+
+    def __init__(self, name: str, default: T) -> None:
+        self.name = name
+        self.default = default
+
+    def __repr__(self) -> str:
+        return f"Attribute({self.name!r}, {self.default!r})"
+
+
+End: TypeAlias = Callable[[BaseException | None], None]
+"""Settles something when a stream is over: gets the error that ended it, or None."""
+
+
+@final
+class Call:
+    """One logical call, or one attempt of it.
+
+    Policies read it, and make a child with `evolve` for an attempt; what they may change in place is
+    `deadline` (only ever lowered, and restored on return), `budget` and `idempotency_key` (once, by the
+    policy that owns them).
+    """
+
+    __slots__ = (
+        "ambient",
+        "attempt",
+        "attributes",
+        "blocking",
+        "budget",
+        "classify",
+        "deadline",
+        "ends",
+        "idempotency_key",
+        "instance",
+        "invoke",
+        "name",
+        "parent",
+        "priority",
+        "repeatable",
+        "request",
+        "runtime",
+        "tried",
+    )
+
+    name: str
+    """Of the operation, for events, metrics and error messages."""
+    attempt: int
+    """1, 2, ..."""
+    deadline: float | None
+    """On the scale of `runtime.now`; None: no limit."""
+    priority: Priority
+    repeatable: bool
+    """May it run twice? By the HTTP method, by an honoured idempotency key, or by `options(idempotent=True)`."""
+    idempotency_key: str | None
+    """Minted once a logical call; every attempt and hedge carries the same."""
+    instance: Instance | None
+    """Where this attempt goes; set by balancing."""
+    tried: list[Instance] | None
+    """Where attempts of this call went already; shared by all of them. None where nothing is balanced."""
+    budget: RetryBudget | None
+    """Of the destination: retries and hedges alike are paid from it."""
+    classify: Classifier
+    """Set by the adapter: HTTP and functions are judged differently."""
+    ends: list[End] | None
+    """What settles when the stream is over. None: the call is over as soon as it returns."""
+    request: Any
+    """The `httpx.Request`, or `(args, kwargs)` of a function."""
+    runtime: Runtime
+    attributes: Mapping[Attribute[Any], Any] | None
+    invoke: Callable[[Call], Awaitable[Any]]
+    """The innermost step."""
+    blocking: bool
+    """A plain function: no event loop, waits use `runtime.pause`."""
+    parent: Call | None
+    ambient: Ambient
+    """The surroundings that the call was made in; what runs inside inherits from them."""
+
+    def __init__(
+        self,
+        name: str,
+        invoke: Callable[[Call], Awaitable[Any]],
+        request: Any,
+        runtime: Runtime,
+        classify: Classifier,
+        ambient: Ambient,
+    ) -> None:
+        self.name = name
+        self.invoke = invoke
+        self.request = request
+        self.runtime = runtime
+        self.classify = classify
+        self.ambient = ambient
+        self.attempt = 1
+        self.priority = ambient.priority
+        self.repeatable = self.blocking = False
+        self.deadline = self.idempotency_key = self.instance = self.tried = None
+        self.budget = self.ends = self.attributes = self.parent = None
+
+    def evolve(
+        self, *, attempt: int | None = None, instance: Instance | None = None, deadline: float | None = None
+    ) -> Call:
+        """Return a child that differs in what is given and knows its parent.
+
+        A child with an `attempt` is a new attempt: on a stream it starts a list of ends of its own, so that
+        discarding it settles what it holds and nothing else. Every other child shares its parent's list.
+        """
+        child = object.__new__(Call)
+        child.name = self.name
+        child.invoke = self.invoke
+        child.request = self.request
+        child.runtime = self.runtime
+        child.classify = self.classify
+        child.ambient = self.ambient
+        child.priority = self.priority
+        child.repeatable = self.repeatable
+        child.blocking = self.blocking
+        child.idempotency_key = self.idempotency_key
+        child.tried = self.tried
+        child.budget = self.budget
+        child.attributes = self.attributes
+        child.parent = self
+        child.deadline = self.deadline if deadline is None else deadline
+        child.instance = self.instance if instance is None else instance
+        if attempt is None:
+            child.attempt = self.attempt
+            child.ends = self.ends
+        else:
+            child.attempt = attempt
+            child.ends = None if self.ends is None else []
+        return child
+
+    @property
+    def remaining(self) -> float | None:
+        """Seconds until the deadline (negative once it passed), or None without one."""
+        return None if self.deadline is None else self.deadline - self.runtime.now()
+
+    def get(self, attribute: Attribute[T]) -> T:
+        """Return the attribute's value on this call, or its default."""
+        if self.attributes is None:
+            return attribute.default
+        value: T = self.attributes.get(attribute, attribute.default)
+        return value
+
+    def finish(self, error: BaseException | None, *, upto: Call | None = None) -> None:
+        """Run what was to be settled at the end of the stream: of this attempt first, then of its parents.
+
+        `upto` stops before that parent: an attempt is discarded while its call goes on. Each end runs exactly
+        once, however often this is called, and whatever another end raises.
+        """
+        generations: list[list[End]] = []
+        call: Call | None = self
+        while call is not None and call is not upto:
+            if call.ends:
+                generations.append(call.ends.copy())
+                call.ends.clear()  # in place: children that share the list must not run it again
+            call = call.parent
+        with ExitStack() as stack:  # runs what was pushed last first
+            for ends in reversed(generations):
+                for end in ends:
+                    stack.callback(end, error)
+
+    def __repr__(self) -> str:
+        where = "" if self.instance is None else f" to {self.instance.id}"
+        return f"<Call {self.name} attempt {self.attempt}{where}>"
+
+
+Next: TypeAlias = Callable[[Call], Awaitable[T]]
+"""The rest of the pipeline, as a policy sees it."""
+
+
+class Policy(Protocol):
+    """Anything callable as `await policy(call, nxt)`: an `async def` function is one.
+
+    It calls `nxt` with the call, or a child of it, as often as it likes, and returns what that returned: a
+    policy keeps the result's type.
+    """
+
+    def __call__(self, call: Call, nxt: Next[T], /) -> Awaitable[T]:
+        """Run the call through this policy and the rest of the pipeline."""
+        ...

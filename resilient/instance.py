@@ -1,0 +1,45 @@
+"""One running copy of a service."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+
+__all__ = ["Instance"]
+
+_NOTHING: Mapping[str, str] = MappingProxyType({})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Instance:
+    """Where one instance of a service listens, and what discovery says of it.
+
+    `id` is its identity: state (latency, ejection, connections) is kept under it and survives a change
+    of everything else. `weight` is its share relative to the others (1.0; 0.0 takes no new calls).
+    `zone` and `metadata` are what discovery knows beyond that.
+    """
+
+    id: str
+    host: str
+    port: int
+    weight: float = 1.0
+    zone: str | None = None
+    metadata: Mapping[str, str] = field(default=_NOTHING, hash=False)
+
+    def __post_init__(self) -> None:
+        if not self.id:
+            raise ValueError("id='': an instance needs a name that is unique in its service")
+        if not self.host:
+            raise ValueError("host='': an instance needs a host name or an address")
+        if not 0 < self.port < 65536:
+            raise ValueError(f"port={self.port!r}: a port is between 1 and 65535")
+        if not (self.weight >= 0 and math.isfinite(self.weight)):
+            raise ValueError(f"weight={self.weight!r}: a weight is a finite number, at least 0")
+
+    @property
+    def address(self) -> str:
+        """`host:port`, with brackets around an IPv6 address."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{host}:{self.port}"

@@ -1,0 +1,48 @@
+"""The account that retries and hedges are paid from."""
+
+from __future__ import annotations
+
+from typing import final
+
+from resilient.machines.window import TimeWindow
+
+__all__ = ["Budget"]
+
+_DEPOSITS, _WITHDRAWALS = 0, 1
+
+
+@final
+class Budget:
+    """A leaky account: over the last `ttl` seconds, at most `ratio` withdrawals a deposit, plus `floor` a second.
+
+    Both deposits and withdrawals are forgotten after `ttl`, so an unused balance cannot be saved up for an
+    outage. The model is Finagle's `RetryBudget`.
+    """
+
+    __slots__ = ("_ratio", "_reserve", "window")
+
+    def __init__(self, *, ratio: float, floor: float, ttl: float) -> None:
+        self._ratio = ratio
+        self._reserve = floor * ttl
+        self.window = TimeWindow(ttl, 2)
+
+    def deposit(self, now: float) -> None:
+        """Count one logical call."""
+        # Every call comes through here: the window's `add`, without the call.
+        window = self.window
+        if now >= window.edge:
+            window.roll(now)
+        window.current[_DEPOSITS] += 1
+
+    def balance(self, now: float) -> float:
+        """How many withdrawals there is room for."""
+        deposits, withdrawals = self.window.totals(now)
+        return self._reserve + self._ratio * deposits - withdrawals
+
+    def withdraw(self, now: float) -> bool:
+        """Pay for one more attempt, if there is room."""
+        # Room is compared with a hair's tolerance: 10 deposits at a ratio of 0.1 pay for one attempt.
+        if self.balance(now) < 1.0 - 1e-9:
+            return False
+        self.window.add(_WITHDRAWALS, now)
+        return True

@@ -1,0 +1,56 @@
+"""A latency estimate that believes bad news at once and good news slowly."""
+
+from __future__ import annotations
+
+from math import exp
+from typing import final
+
+__all__ = ["LatencyEwma"]
+
+_FLOOR = 0.001
+
+
+@final
+class LatencyEwma:
+    """What a call to one instance is expected to take, in seconds: Finagle's peak EWMA.
+
+    A latency above the estimate replaces it (the peak); one below is averaged in with the weight `1 - exp(-age / tau)`,
+    `age` being the seconds since the last observation. Between observations the estimate decays towards nothing, so
+    that an instance which was slow, or failed, is tried again. Reading it changes nothing: the decay is projected.
+
+    It never reads as less than a millisecond. Below that latencies are noise, and without a floor the instance that was
+    idle a moment longer than the others would look many times faster than they do.
+    """
+
+    __slots__ = ("_cost", "_stamp", "_tau")
+
+    def __init__(self, seed: float, tau: float, now: float) -> None:
+        self._cost = seed
+        self._tau = tau
+        self._stamp = now
+
+    def read(self, now: float) -> float:
+        """The estimate at `now`."""
+        age = now - self._stamp
+        cost = self._cost * exp(-age / self._tau) if age > 0 else self._cost
+        return cost if cost > _FLOOR else _FLOOR
+
+    def observe(self, latency: float, now: float) -> None:
+        """A call took `latency` seconds to its first byte."""
+        if latency >= self._cost:
+            self._cost = latency
+        else:
+            age = now - self._stamp
+            weight = exp(-age / self._tau) if age > 0 else 1.0
+            self._cost = self._cost * weight + latency * (1.0 - weight)
+        if now > self._stamp:
+            self._stamp = now
+
+    def at_least(self, elapsed: float, now: float) -> None:
+        """A call was given up after `elapsed` seconds: it would have taken longer, nobody knows how much.
+
+        So it can only make the estimate worse: a call that was given up at once says nothing.
+        """
+        if elapsed > self.read(now):
+            self._cost = elapsed
+            self._stamp = max(now, self._stamp)

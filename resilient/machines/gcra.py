@@ -1,0 +1,58 @@
+"""A rate limit in one number."""
+
+from __future__ import annotations
+
+import math
+from typing import final
+
+__all__ = ["Gcra"]
+
+
+@final
+class Gcra:
+    """The generic cell rate algorithm: `amount` calls a `period`, at most `burst` of them at once.
+
+    Its whole state is the theoretical arrival time of the next call (TAT). In any span of W seconds it admits
+    at most `burst + W * amount / period` calls, whatever the arrivals; there is no window with an edge to exploit.
+    Source: ITU-T I.371, annex A.
+
+    A call is admitted when `tat - now <= (burst - 1) * interval`; then `tat = max(tat, now) + interval`.
+    """
+
+    __slots__ = ("interval", "tat", "tolerance")
+
+    def __init__(self, *, amount: int, period: float, burst: int) -> None:
+        self.interval = period / amount
+        self.tolerance = (burst - 1) * self.interval
+        self.tat = -math.inf
+
+    def admit(self, now: float) -> float:
+        """Take a place now and return 0.0; or take nothing and return the seconds until there is one."""
+        tat = self.tat
+        if tat <= now:
+            self.tat = now + self.interval
+            return 0.0
+        early = tat - now - self.tolerance
+        # A caller that waited exactly as long as it was told must not be refused by the last bit of a float.
+        if early <= 1e-9 * self.interval:
+            self.tat = tat + self.interval
+            return 0.0
+        return early
+
+    def reserve(self, now: float, longest: float) -> tuple[float, float] | None:
+        """Take the next place if it comes within `longest` seconds: the seconds until it, and a token that gives it back."""
+        tat = max(self.tat, now)
+        wait = max(0.0, tat - now - self.tolerance)
+        if wait > longest:
+            return None
+        self.tat = tat + self.interval
+        return wait, self.tat
+
+    def give_back(self, token: float) -> None:
+        """Return a reserved place that was not used. Only the last one can be: those behind it keep their time."""
+        if self.tat == token:
+            self.tat -= self.interval
+
+    def idle(self, now: float) -> bool:
+        """Whether nothing is remembered: a fresh limit would decide the same."""
+        return self.tat <= now

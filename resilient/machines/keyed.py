@@ -1,0 +1,40 @@
+"""A bounded table of machines, one a key."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Hashable
+from typing import Generic, TypeVar, final
+
+__all__ = ["Keyed"]
+
+M = TypeVar("M")
+
+
+@final
+class Keyed(Generic[M]):
+    """Machines by key; beyond `limit` keys the one that was unused for longest is forgotten.
+
+    Forgetting is safe where an idle machine decides like a fresh one, which is what an idle one becomes with
+    time. Keys often come from outside, so there is a bound.
+    """
+
+    __slots__ = ("_limit", "_make", "_table")
+
+    def __init__(self, make: Callable[[], M], limit: int) -> None:
+        self._make = make
+        self._limit = limit
+        self._table: OrderedDict[Hashable, M] = OrderedDict()
+
+    def __getitem__(self, key: Hashable) -> M:
+        machine = self._table.get(key)
+        if machine is None:
+            machine = self._table[key] = self._make()
+            if len(self._table) > self._limit:
+                self._table.popitem(last=False)
+        else:
+            self._table.move_to_end(key)
+        return machine
+
+    def __len__(self) -> int:
+        return len(self._table)

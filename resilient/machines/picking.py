@@ -1,0 +1,211 @@
+"""How one of several instances is chosen."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Callable, Hashable, Sequence
+from itertools import accumulate
+from statistics import median_low
+from typing import Protocol, TypeAlias, TypeVar, final, runtime_checkable
+
+from resilient.machines.ewma import LatencyEwma
+
+__all__ = ["Candidate", "Chance", "LeastRequestPicking", "Observer", "PeakEwmaPicking", "Picking", "RoundRobinPicking"]
+
+Chance: TypeAlias = Callable[[], float]
+
+
+class Candidate(Protocol):
+    """One instance, as a picker sees it."""
+
+    @property
+    def id(self) -> str:
+        """Its identity: what a picker remembers, it remembers under this."""
+        ...
+
+    @property
+    def weight(self) -> float:
+        """Its share relative to the others: more than 0."""
+        ...
+
+    @property
+    def active(self) -> int:
+        """How many calls of ours are with it now."""
+        ...
+
+
+C = TypeVar("C", bound=Candidate)
+
+
+class Picking(Protocol):
+    """The memory and the choice of one picker, for one service. Calls to it are serialised by its owner."""
+
+    def update(self, members: Sequence[Candidate], now: float, random: Chance) -> None:
+        """Learn of all instances there are, each time they or their weights change.
+
+        What is remembered of those that stay must survive, what is remembered of the others must go.
+        """
+        ...
+
+    def pick(self, candidates: Sequence[C], now: float, random: Chance, key: Hashable) -> C:
+        """Choose one of `candidates`: members, at least one, in an order that was shuffled when they came.
+
+        `key` is what calls that belong together have in common, or None: for pickers with affinity.
+        """
+        ...
+
+    def score(self, candidate: Candidate, now: float) -> float:
+        """What the choice compares, for explanations: lower is better."""
+        ...
+
+
+@runtime_checkable
+class Observer(Protocol):
+    """A picking that looks at latencies.
+
+    It has to look at failures as well, hence one protocol for both: an instance that fails at once is the fastest
+    of all, and whoever sees only its latency sends it everything.
+    """
+
+    def observe(self, candidate: Candidate, latency: float, now: float) -> None:
+        """The instance answered, after `latency` seconds."""
+        ...
+
+    def observe_unfinished(self, candidate: Candidate, elapsed: float, now: float) -> None:
+        """The caller gave up after `elapsed` seconds."""
+        ...
+
+    def observe_failure(self, candidate: Candidate, elapsed: float, hint: float | None, now: float) -> None:
+        """The instance failed, or refused; `hint` are the seconds that it asked to be left alone for."""
+        ...
+
+
+@final
+class RoundRobinPicking:
+    """One after the other; with unequal weights smoothly interleaved, each exactly as often as its weight says.
+
+    The unequal case is nginx's smooth weighted round robin: in each turn everybody's credit rises by their weight, the
+    richest is chosen and pays the sum of all weights.
+    """
+
+    __slots__ = ("_credits", "_even", "_turn")
+
+    def __init__(self) -> None:
+        self._credits: dict[str, float] = {}
+        self._even = True
+        self._turn = 0
+
+    def update(self, members: Sequence[Candidate], now: float, random: Chance) -> None:
+        self._even = len({member.weight for member in members}) <= 1
+        self._credits = {member.id: self._credits.get(member.id, 0.0) for member in members}
+
+    def pick(self, candidates: Sequence[C], now: float, random: Chance, key: Hashable) -> C:
+        if self._even:
+            self._turn += 1
+            return candidates[self._turn % len(candidates)]
+        credits, total = self._credits, 0.0
+        for candidate in candidates:
+            credits[candidate.id] += candidate.weight
+            total += candidate.weight
+        richest = max(candidates, key=lambda candidate: credits[candidate.id])
+        credits[richest.id] -= total
+        return richest
+
+    def score(self, candidate: Candidate, now: float) -> float:
+        return -self._credits[candidate.id]
+
+
+def _two(candidates: Sequence[C], random: Chance) -> tuple[C, C]:
+    """Two different candidates, each pair equally likely.
+
+    Drawn without replacement: with it, one of `n` would still get a call in `n * n` however bad it is.
+    """
+    count = len(candidates)
+    first = int(random() * count)
+    second = int(random() * (count - 1))
+    if second >= first:
+        second += 1
+    return candidates[first], candidates[second]
+
+
+def _two_by_weight(candidates: Sequence[C], random: Chance) -> tuple[C, C]:
+    """Two different candidates, drawn one after the other in proportion to their weights."""
+    ends = list(accumulate(candidate.weight for candidate in candidates))
+    last = len(ends) - 1
+    first = min(bisect_right(ends, random() * ends[-1]), last)
+    start, width = ends[first] - candidates[first].weight, candidates[first].weight
+    mark = random() * (ends[-1] - width)
+    second = min(bisect_right(ends, mark if mark < start else mark + width), last)
+    if second == first:  # rounding, at an edge between two weights
+        second = first - 1 if first else 1
+    return candidates[first], candidates[second]
+
+
+@final
+class LeastRequestPicking:
+    """The less busy of two drawn at random (power of two choices), by calls in flight for each unit of weight.
+
+    Equally busy ones are chosen in the order drawn, and the draw follows the weights. Comparing `(active + 1) / weight`
+    after an even draw, as is common, starves the lighter one whenever there is little to do: idle it never wins.
+    """
+
+    __slots__ = ("_even",)
+
+    def __init__(self) -> None:
+        self._even = True
+
+    def update(self, members: Sequence[Candidate], now: float, random: Chance) -> None:
+        self._even = len({member.weight for member in members}) <= 1
+
+    def pick(self, candidates: Sequence[C], now: float, random: Chance, key: Hashable) -> C:
+        if len(candidates) == 1:
+            return candidates[0]
+        one, other = (_two if self._even else _two_by_weight)(candidates, random)
+        return other if other.active * one.weight < one.active * other.weight else one
+
+    def score(self, candidate: Candidate, now: float) -> float:
+        return candidate.active / candidate.weight
+
+
+@final
+class PeakEwmaPicking:
+    """The one of two drawn at random that is expected to answer sooner: `latency * (active + 1) / weight`.
+
+    `latency` is a `LatencyEwma`. Instances that are there from the start begin at `initial`; a later one begins at the
+    median of the others, neither flooded nor left aside. A failure counts as a call that took `penalty` seconds, or as
+    many as the instance asked to be left alone for, up to `longest`.
+    """
+
+    __slots__ = ("_initial", "_latencies", "_longest", "_penalty", "_tau")
+
+    def __init__(self, *, tau: float, penalty: float, longest: float, initial: float) -> None:
+        self._tau = tau
+        self._penalty = penalty
+        self._longest = longest
+        self._initial = initial
+        self._latencies: dict[str, LatencyEwma] = {}
+
+    def update(self, members: Sequence[Candidate], now: float, random: Chance) -> None:
+        known = self._latencies
+        stay = {member.id: known[member.id] for member in members if member.id in known}
+        seed = median_low(latency.read(now) for latency in stay.values()) if stay else self._initial
+        self._latencies = {member.id: stay.get(member.id) or LatencyEwma(seed, self._tau, now) for member in members}
+
+    def pick(self, candidates: Sequence[C], now: float, random: Chance, key: Hashable) -> C:
+        if len(candidates) == 1:
+            return candidates[0]
+        one, other = _two(candidates, random)
+        return other if self.score(other, now) < self.score(one, now) else one
+
+    def score(self, candidate: Candidate, now: float) -> float:
+        return self._latencies[candidate.id].read(now) * (candidate.active + 1) / candidate.weight
+
+    def observe(self, candidate: Candidate, latency: float, now: float) -> None:
+        self._latencies[candidate.id].observe(latency, now)
+
+    def observe_unfinished(self, candidate: Candidate, elapsed: float, now: float) -> None:
+        self._latencies[candidate.id].at_least(elapsed, now)
+
+    def observe_failure(self, candidate: Candidate, elapsed: float, hint: float | None, now: float) -> None:
+        asked = 0.0 if hint is None else min(hint, self._longest)
+        self._latencies[candidate.id].at_least(max(self._penalty, asked, elapsed), now)

@@ -1,0 +1,80 @@
+"""Places for calls in flight, and the line in front of them."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Generic, TypeVar, final
+
+__all__ = ["Slots"]
+
+W = TypeVar("W")
+
+
+@final
+class Slots(Generic[W]):
+    """`limit` places and a first-in, first-out queue of at most `max_queue` waiters.
+
+    A place is a token in a list. Taking one (`free.pop`) and giving it back (`free.append`) are single steps of
+    the interpreter, so the common case needs no lock; everything that concerns the queue does. Whoever gives a place
+    back while somebody waits, and whoever has just queued, calls `hand_over`: one of the two sees the other.
+
+    =========  ==============================  ================================================
+    event      condition                       effect
+    =========  ==============================  ================================================
+    take       a place is free                 it is held
+    take       none is free                    refused
+    enqueue    the queue has room              the waiter waits
+    enqueue    the queue is full               refused
+    give       always                          the place is free
+    hand_over  a place is free, somebody waits the first waiter holds it, and is to be woken
+    forget     the waiter still waits          it left the queue
+    forget     the waiter was given a place    refused: the place is its own, to be given back
+    =========  ==============================  ================================================
+    """
+
+    __slots__ = ("free", "limit", "max_queue", "waiters")
+
+    def __init__(self, *, limit: int, max_queue: int) -> None:
+        self.limit = limit
+        self.max_queue = max_queue
+        self.free: list[None] = [None] * limit
+        self.waiters: deque[W] = deque()
+
+    @property
+    def held(self) -> int:
+        """How many places are taken."""
+        return self.limit - len(self.free)
+
+    def take(self) -> bool:
+        """Take a free place."""
+        try:
+            self.free.pop()
+        except IndexError:
+            return False
+        return True
+
+    def give(self) -> None:
+        """Give a place back."""
+        self.free.append(None)
+
+    def enqueue(self, waiter: W) -> bool:
+        """Stand in line."""
+        if len(self.waiters) >= self.max_queue:
+            return False
+        self.waiters.append(waiter)
+        return True
+
+    def hand_over(self) -> list[W]:
+        """Give free places to those who wait, first come, first served; return who is to be woken."""
+        lucky: list[W] = []
+        while self.waiters and self.take():
+            lucky.append(self.waiters.popleft())
+        return lucky
+
+    def forget(self, waiter: W) -> bool:
+        """Leave the line; False: the waiter is not in it, since it was given a place."""
+        try:
+            self.waiters.remove(waiter)
+        except ValueError:
+            return False
+        return True

@@ -1,0 +1,260 @@
+"""Policies around a call: the first one listed is the outermost, always."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine, Iterator
+from dataclasses import replace
+from typing import Any, ParamSpec, TypeVar, cast, final, overload
+
+from resilient.call import Call, Next, Policy
+from resilient.context import Ambient, ambient, apply_ambient, surroundings
+from resilient.deadline import send
+from resilient.order import check_order
+from resilient.policies.base import OwnPolicy
+from resilient.runtime import Runtime
+from resilient.stream import Stream, close_stream
+from resilient.verdict import Classifier, classify_function
+from resilient.waiting import drive
+
+__all__ = ["Bind", "Pipeline", "bind_nothing", "decorate"]
+
+P = ParamSpec("P")
+T = TypeVar("T")
+Y = TypeVar("Y")
+S = TypeVar("S")
+
+Bind = Callable[[Call], tuple[tuple[Any, ...], dict[str, Any]]]
+"""Gives the arguments that an attempt's function is called with."""
+
+
+@final
+class Pipeline:
+    """Run calls through policies, the first one listed outermost.
+
+    A decorator that keeps the function's exact signature::
+
+        api = Pipeline(Timeout(2.0), Retry(on=OSError), CircuitBreaker())
+
+        @api
+        async def price(sku: str) -> float: ...
+
+    It takes async functions, async generator functions (a stream: the call is over when the stream is), and
+    plain functions, which run the same policies with no event loop. `run` and `call` are for single calls.
+    Pipelines are built once and shared: by tasks, threads and event loops. `Pipeline(*base, Timeout(1.0))`
+    builds on another one.
+
+    `classify` judges results and exceptions (`classify_function` by default), `runtime` replaces the ambient one.
+
+    Raises `ValueError` for an order that cannot work, saying what to swap and why, and `TypeError` for what is
+    no policy.
+    """
+
+    __slots__ = ("chain", "classify", "policies", "runtime")
+
+    def __init__(self, *policies: Policy, classify: Classifier | None = None, runtime: Runtime | None = None) -> None:
+        check_order(policies)
+        self.policies = policies
+        self.classify = classify_function if classify is None else classify
+        self.runtime = runtime
+        self.chain = _link(policies)
+
+    @overload
+    def __call__(self, fn: Callable[P, Coroutine[Any, Any, T]], /) -> Callable[P, Coroutine[Any, Any, T]]: ...
+    @overload
+    def __call__(self, fn: Callable[P, AsyncGenerator[Y, S]], /) -> Callable[P, AsyncGenerator[Y, S]]: ...
+    @overload
+    def __call__(self, fn: Callable[P, AsyncIterator[Y]], /) -> Callable[P, AsyncGenerator[Y, None]]: ...
+    @overload
+    def __call__(self, fn: Callable[P, T], /) -> Callable[P, T]: ...
+    def __call__(self, fn: Callable[..., Any], /) -> Callable[..., Any]:
+        """Decorate a function, so that every call of it goes through the policies.
+
+        Raises `TypeError` for a plain function where a policy needs an event loop, and for a generator function.
+        """
+        return decorate(self, fn, bind_nothing)
+
+    async def run(self, fn: Callable[P, Awaitable[T]], /, *args: P.args, **kwargs: P.kwargs) -> T:
+        """Await `fn(*args, **kwargs)` once, through the policies."""
+
+        def invoke(call: Call) -> Awaitable[T]:
+            return fn(*args, **kwargs)
+
+        result: T = await self.chain(self.begin(name_of(fn), invoke, (args, kwargs)))
+        return result
+
+    def call(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+        """Call the plain function `fn(*args, **kwargs)` once, through the policies."""
+        return self(fn)(*args, **kwargs)
+
+    def begin(self, name: str, invoke: Callable[[Call], Awaitable[Any]], request: Any) -> Call:
+        """Make the call of an adapter: to be passed to `chain`."""
+        here = surroundings()
+        call = Call(name, invoke, request, self.runtime or here.runtime, self.classify, here)
+        if not here.plain:
+            apply_ambient(call, here)
+        return call
+
+    def __iter__(self) -> Iterator[Policy]:
+        return iter(self.policies)
+
+    def __repr__(self) -> str:
+        return f"Pipeline({', '.join(map(repr, self.policies))})"
+
+
+def _link(policies: tuple[Policy, ...]) -> Next[Any]:
+    """Link the policies from the innermost outwards, once: a layer is then one frame a call."""
+    chain: Next[Any] = send
+    for index in reversed(range(len(policies))):
+        policy = policies[index]
+        if isinstance(policy, OwnPolicy):
+            chain = policy.link(chain, policies[index + 1 :])
+        else:
+            chain = functools.partial(_foreign, policy, chain)
+    return chain
+
+
+def _foreign(policy: Policy, nxt: Next[Any], call: Call) -> Awaitable[Any]:
+    return policy(call, nxt)
+
+
+def bind_nothing(call: Call) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The arguments are those of the caller."""
+    request: tuple[tuple[Any, ...], dict[str, Any]] = call.request
+    return request
+
+
+def name_of(fn: Callable[..., Any]) -> str:
+    """What a function's calls are called in events and errors."""
+    name: str | None = getattr(fn, "__qualname__", None)
+    return type(fn).__qualname__ if name is None else name
+
+
+def decorate(
+    pipeline: Pipeline, fn: Callable[..., Any], bind: Bind, prepare: Callable[[Call], None] | None = None
+) -> Callable[..., Any]:
+    """Return `fn` behind the pipeline. `bind` completes the arguments of each attempt, `prepare` each call that begins."""
+    if inspect.isgeneratorfunction(fn):
+        raise TypeError(f"{name_of(fn)}: a generator function; only async generators can be streamed through policies")
+    if inspect.isasyncgenfunction(fn):
+        return _decorate_stream(pipeline, fn, bind, prepare)
+    if inspect.iscoroutinefunction(fn) or inspect.iscoroutinefunction(getattr(fn, "__call__", None)):  # noqa: B004 - looked at, not called
+        return _decorate_async(pipeline, fn, bind, prepare)
+    return _decorate_plain(pipeline, fn, bind, prepare)
+
+
+def _decorate_async(
+    pipeline: Pipeline, fn: Callable[..., Any], bind: Bind, prepare: Callable[[Call], None] | None
+) -> Callable[..., Any]:
+    chain, classify, pinned, name = pipeline.chain, pipeline.classify, pipeline.runtime, name_of(fn)
+    here_now = ambient.get
+
+    if bind is bind_nothing:
+
+        def invoke(call: Call) -> Awaitable[Any]:
+            args, kwargs = call.request
+            return cast("Awaitable[Any]", fn(*args, **kwargs))
+    else:
+
+        def invoke(call: Call) -> Awaitable[Any]:
+            args, kwargs = bind(call)
+            return cast("Awaitable[Any]", fn(*args, **kwargs))
+
+    @functools.wraps(fn)
+    async def wrapped(*args: Any, **kwargs: Any) -> Any:
+        here = here_now()
+        if not isinstance(here, Ambient):
+            here = surroundings()
+        call = Call(name, invoke, (args, kwargs), pinned or here.runtime, classify, here)
+        if not here.plain:
+            apply_ambient(call, here)
+        if prepare is not None:
+            prepare(call)
+        return await chain(call)
+
+    return wrapped
+
+
+def _decorate_plain(
+    pipeline: Pipeline, fn: Callable[..., Any], bind: Bind, prepare: Callable[[Call], None] | None
+) -> Callable[..., Any]:
+    name = name_of(fn)
+    for policy in pipeline.policies:
+        if isinstance(policy, OwnPolicy) and policy.needs_loop is not None:
+            raise TypeError(f"{name} is a plain function, and {policy!r} needs an event loop: {policy.needs_loop}")
+
+    async def invoke(call: Call) -> Any:
+        args, kwargs = bind(call)
+        result = fn(*args, **kwargs)
+        if inspect.isawaitable(result):
+            if inspect.iscoroutine(result):
+                result.close()
+            raise TypeError(
+                f"{name} is a plain function, but its result is awaitable: make it `async def`, or use `run`"
+            )
+        return result
+
+    async def run(call: Call) -> Any:
+        return await pipeline.chain(call)
+
+    @functools.wraps(fn)
+    def wrapped(*args: Any, **kwargs: Any) -> Any:
+        call = pipeline.begin(name, invoke, (args, kwargs))
+        call.blocking = True
+        if prepare is not None:
+            prepare(call)
+        return drive(run(call))
+
+    return wrapped
+
+
+def _decorate_stream(
+    pipeline: Pipeline, fn: Callable[..., Any], bind: Bind, prepare: Callable[[Call], None] | None
+) -> Callable[..., Any]:
+    name = name_of(fn)
+    for policy in pipeline.policies:
+        if isinstance(policy, OwnPolicy) and policy.moves_tasks:
+            raise TypeError(
+                f"{name} is an async generator, which cannot move between tasks, as {policy!r} would make it"
+            )
+    # What flows is the opened stream, not a value that a classifier of results knows.
+    classify = replace(pipeline.classify, result=None, hint=None, discard=close_stream)
+
+    @functools.wraps(fn)
+    async def wrapped(*args: Any, **kwargs: Any) -> AsyncGenerator[Any, Any]:
+        opened: list[Stream] = []
+
+        async def invoke(call: Call) -> Stream:
+            args, kwargs = bind(call)
+            stream = Stream(call, fn(*args, **kwargs))
+            opened.append(stream)
+            await stream.open()
+            return stream
+
+        root = pipeline.begin(name, invoke, (args, kwargs))
+        root.classify = classify
+        root.ends = []
+        if prepare is not None:
+            prepare(root)
+        problem: BaseException | None = None
+        try:
+            stream = await pipeline.chain(root)
+            while not stream.over:
+                try:
+                    sent = yield stream.item
+                except GeneratorExit:
+                    raise
+                except BaseException as thrown:
+                    await stream.throw(thrown)
+                else:
+                    await stream.send(sent)
+        except BaseException as error:
+            problem = error
+            raise
+        finally:
+            for stream in reversed(opened):
+                await stream.close(problem)
+            root.finish(problem)
+
+    return wrapped

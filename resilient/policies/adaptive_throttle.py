@@ -1,0 +1,86 @@
+"""Stop sending what the far side refuses."""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, final
+
+from resilient.call import Call, Next, Policy
+from resilient.errors import Overloaded
+from resilient.machines.throttle import Throttle
+from resilient.policies.base import OwnPolicy, Role, refuse
+from resilient.verdict import Verdict
+
+__all__ = ["AdaptiveThrottle"]
+
+_NOT_SENT = Verdict.LOCAL
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class AdaptiveThrottle(OwnPolicy):
+    """Reject calls here, with `Overloaded`, in proportion to what the far side refuses.
+
+    An overloaded service spends its last strength on refusing. Over the last `window` seconds (120.0) each
+    attempt counts when it begins, and counts as accepted unless the far side turned it away (a 429 or 503, see
+    `Verdict`): an error of the application is an accept. Up to `k` (2.0) times what is accepted is sent; a
+    lower `k` rejects sooner and finds out later that the service is well again. Without refusals nothing is
+    ever rejected. Unlike a circuit breaker it has no open state: the share rejected follows the share refused.
+
+    The window must be longer than the longest timeout, or the throttle notices an outage only when it is over.
+    Source: Google SRE, "Handling Overload", client-side throttling. Thread-safe.
+
+    Raises `ValueError` for a `k` below 1 or a `window` that is not positive.
+    """
+
+    k: float = 2.0
+    window: float = 120.0
+    _machine: Throttle = field(init=False, repr=False)
+    _lock: threading.Lock = field(init=False, repr=False, default_factory=threading.Lock)
+    role: ClassVar[Role] = Role.ADMISSION
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.k) and self.k >= 1):
+            raise ValueError(f"k={self.k!r}: how many calls are sent for each accepted one, at least 1")
+        if not (math.isfinite(self.window) and self.window > 0):
+            raise ValueError(f"window={self.window!r}: a finite number of seconds, more than 0")
+        object.__setattr__(self, "_machine", Throttle(k=self.k, window=self.window))
+
+    def probability(self, now: float) -> float:
+        """The share of calls that is rejected at the runtime's second `now`."""
+        with self._lock:
+            return self._machine.probability(now)
+
+    def link(self, nxt: Next[Any], below: Sequence[Policy]) -> Next[Any]:
+        """Count, and perhaps reject, before `nxt`."""
+        del below
+        machine, lock = self._machine, self._lock
+
+        async def layer(call: Call) -> Any:
+            runtime = call.runtime
+            with lock:
+                admitted = machine.admit(runtime.now(), runtime.random)
+            if not admitted:
+                message = f"{call.name}: not sent, the far side refuses most calls"
+                raise refuse(call, Overloaded(message, policy=self))
+            try:
+                result = await nxt(call)
+            except BaseException as error:
+                self._settle(call, call.classify.error(error))
+                raise
+            judge = call.classify.result
+            self._settle(call, Verdict.OK if judge is None else judge(result))
+            return result
+
+        return layer
+
+    def _settle(self, call: Call, verdict: Verdict) -> None:
+        now = call.runtime.now()
+        with self._lock:
+            if verdict is _NOT_SENT:
+                self._machine.withdrawn(now)
+            elif not verdict.refusal:
+                self._machine.accepted(now)

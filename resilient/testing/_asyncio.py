@@ -1,0 +1,178 @@
+"""asyncio in virtual time.
+
+The loop has no file descriptors. Where another loop would wait for the next timer, the clock jumps to exactly
+that timer. Where no timer is left, nothing can ever happen again, and it raises `Deadlock`.
+
+It relies on private attributes of asyncio (`_scheduled`, `_clock_resolution`, the self-pipe), unchanged since
+CPython 3.11, and of anyio (its scopes and its table of idle threads).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import math
+import threading
+from collections.abc import Awaitable, Callable, Coroutine
+from contextvars import Context
+from importlib import import_module
+from itertools import count
+from typing import Any, NoReturn, TypeVar, TypeVarTuple, Unpack, cast, final
+
+import anyio
+from anyio._backends._asyncio import CancelScope
+
+from resilient.testing._replaced import replaced
+from resilient.testing.clock import Deadlock, ManualClock, describe_deadlock, refusal
+
+__all__ = ["VirtualLoop", "run"]
+
+T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
+
+_anyio_asyncio: Any = import_module("anyio._backends._asyncio")  # a private module, so typed as anything
+
+
+@final
+class _Task(asyncio.Task[Any]):
+    """A task that hashes by its order of creation.
+
+    asyncio and anyio hold tasks in sets and cancel them in the set's order, which must not depend on addresses.
+    """
+
+    __slots__ = ("order",)
+
+    def __init__(self, loop: VirtualLoop, coro: Coroutine[Any, Any, Any], name: str | None = None, **rest: Any) -> None:
+        self.order = next(loop.order)  # before asyncio puts the task in its first set
+        super().__init__(coro, loop=loop, name=name or f"Task-{self.order}", **rest)
+
+    def __hash__(self) -> int:
+        return self.order
+
+
+@final
+class _CancelScope(CancelScope):
+    """A scope that hashes by its order of creation, for the reason that tasks do."""
+
+    __slots__ = ("order",)
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        loop = asyncio.get_running_loop()
+        # Another thread may run a real loop while this class stands in for anyio's.
+        self.order = next(loop.order) if isinstance(loop, VirtualLoop) else id(self) >> 4
+        super().__init__(*args, **kwargs)
+
+    def __hash__(self) -> int:
+        return self.order
+
+
+@final
+class _NoThreads:
+    """Stands where anyio keeps its idle worker threads, and refuses to be asked for one."""
+
+    def __bool__(self) -> NoReturn:
+        raise refusal("a worker thread")
+
+
+@final
+class _Jump:
+    """The loop's selector: without a file to wait for, it moves the clock to the next timer."""
+
+    def __init__(self, loop: VirtualLoop) -> None:
+        self._loop = loop
+
+    def select(self, timeout: float | None = None) -> list[Any]:
+        if timeout is None or timeout > 0:  # no callback is ready
+            self._loop.jump()
+        self._loop.settle()
+        return []
+
+    def close(self) -> None:
+        pass
+
+
+@final
+class VirtualLoop(asyncio.SelectorEventLoop):
+    """An event loop on `clock`."""
+
+    _scheduled: list[asyncio.TimerHandle]
+    _thread_id: int | None
+
+    def __init__(self, clock: ManualClock) -> None:
+        super().__init__(cast("Any", _Jump(self)))
+        self.order = count(1)
+        self._clock = clock
+        self.time = clock.now  # type: ignore[method-assign] # the runtime's own function, at its price
+        self.set_task_factory(cast("Any", _Task))  # its first argument is this loop and no other
+
+    def jump(self) -> None:
+        """Move the clock to the next timer."""
+        # asyncio takes cancelled timers off the top of its heap before it selects.
+        instant = self._scheduled[0].when() if self._scheduled else math.inf
+        if instant == math.inf:
+            tasks = sorted(asyncio.all_tasks(self), key=hash)
+            raise Deadlock(describe_deadlock(self.time(), [(task.get_name(), task.get_coro()) for task in tasks]))
+        self._clock.advance_to(instant)
+
+    def settle(self) -> None:
+        """Let exactly those timers fire that are due now.
+
+        asyncio fires what is due before now + resolution, which one unit in the last place makes exact.
+        """
+        self._clock_resolution = math.ulp(self.time())
+
+    def call_soon_threadsafe(
+        self, callback: Callable[[Unpack[Ts]], object], *args: *Ts, context: Context | None = None
+    ) -> asyncio.Handle:
+        """Schedule `callback` from a signal handler or a finalizer; another thread is refused."""
+        if self._thread_id not in (None, threading.get_ident()):
+            raise refusal("a call from another thread")
+        return self.call_soon(callback, *args, context=context)
+
+    # asyncio's channel for waking itself up from other threads.
+
+    def _make_self_pipe(self) -> None:
+        pass
+
+    def _close_self_pipe(self) -> None:
+        pass
+
+    def _write_to_self(self) -> None:
+        pass
+
+
+def _refuse(method: str, what: str) -> None:
+    def refused(*_: object, **__: object) -> NoReturn:
+        raise refusal(f"{what} (loop.{method})")
+
+    setattr(VirtualLoop, method, refused)
+
+
+_REFUSED = {
+    "a socket": (
+        "add_reader add_writer connect_accepted_socket create_connection create_datagram_endpoint create_server "
+        "create_unix_connection create_unix_server getaddrinfo getnameinfo sendfile sock_accept sock_connect sock_recv "
+        "sock_recv_into sock_recvfrom sock_recvfrom_into sock_sendall sock_sendfile sock_sendto start_tls"
+    ),
+    "a pipe": "connect_read_pipe connect_write_pipe",
+    "a subprocess": "subprocess_exec subprocess_shell",
+    "a worker thread": "run_in_executor",
+    "a signal handler": "add_signal_handler",
+}
+for _what, _methods in _REFUSED.items():
+    for _method in _methods.split():
+        _refuse(_method, _what)
+
+
+def run(main: Callable[[], Awaitable[T]], clock: ManualClock) -> T:
+    """Run `main` to its end on a loop of its own."""
+
+    @functools.wraps(main, updated=())  # the name of its task in a dump
+    async def guarded() -> T:
+        _anyio_asyncio._threadpool_idle_workers.set(_NoThreads())
+        _anyio_asyncio._threadpool_workers.set(_NoThreads())
+        return await main()
+
+    # The same class but for its hash, so real loops in other threads may use it meanwhile.
+    with replaced(_anyio_asyncio, CancelScope=_CancelScope):
+        return anyio.run(guarded, backend="asyncio", backend_options={"loop_factory": lambda: VirtualLoop(clock)})

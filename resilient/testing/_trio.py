@@ -1,0 +1,128 @@
+"""trio in virtual time.
+
+When trio is idle, the clock jumps to exactly the next deadline, instead of trio waiting for it. trio's own
+`MockClock` does nearly that, but spins for ever in a deadlock and lets sockets and threads through. Trio shuffles
+tasks that are ready at the same moment; here a seeded generator does, so that the seed decides the schedule.
+
+It relies on private names of trio: the run's I/O manager, and the switch and the generator of its scheduler.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import random
+import threading
+from collections.abc import Awaitable, Callable, Iterator
+from importlib import import_module
+from typing import Any, NoReturn, TypeVar, final
+
+import anyio
+import trio
+
+from resilient.testing._replaced import replaced
+from resilient.testing.clock import Deadlock, ManualClock, describe_deadlock, refusal
+
+__all__ = ["run"]
+
+T = TypeVar("T")
+
+# Private modules, so typed as what they are to us: anything.
+_trio_run: Any = import_module("trio._core._run")
+_trio_threads: Any = import_module("trio._threads")
+
+_one_at_a_time = threading.RLock()  # reentrant, so that trio itself can refuse a run within a run
+"""Trio's scheduler switch is global, so runs in several threads take turns."""
+
+
+@final
+class _VirtualClock(trio.abc.Clock):
+    """Trio's clock, which also stands in front of its I/O manager: where that would wait, the clock jumps.
+
+    What trio itself needs for asynchronous generators and Ctrl-C goes through; other code may not wait for I/O.
+    """
+
+    def __init__(self, clock: ManualClock) -> None:
+        self._clock = clock
+        self.scope = trio.CancelScope()
+        self.deadlock: str | None = None
+
+    def start_clock(self) -> None:
+        self._runner: Any = _trio_run.GLOBAL_RUN_CONTEXT.runner
+        self._inner = self._runner.io_manager
+        self._runner.io_manager = self
+
+    def current_time(self) -> float:
+        return self._clock.now()
+
+    def deadline_to_sleep_time(self, deadline: float) -> float:
+        return deadline - self._clock.now()
+
+    def get_events(self, timeout: float) -> Any:
+        events = self._inner.get_events(0)
+        if timeout > 0 and not events and not self._runner.waiting_for_idle:
+            instant = self._runner.deadlines.next_deadline()
+            if instant < math.inf:
+                self._clock.advance_to(instant)
+            else:
+                self._unwind()
+        return events
+
+    async def wait_readable(self, fd: Any) -> None:
+        if fd is not self._runner.entry_queue.wakeup.wakeup_sock:
+            raise refusal("waiting for a file descriptor")
+        await self._inner.wait_readable(fd)
+
+    async def wait_writable(self, _fd: Any) -> NoReturn:
+        raise refusal("waiting for a file descriptor")
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._inner, name)
+
+    def _unwind(self) -> None:
+        """Cancel everything, through shields too: nothing else can end what they protect."""
+        tasks = sorted(_family(self._runner.init_task), key=lambda task: task._counter)
+        if self.deadlock is None:
+            # Trio's own tasks, which always wait, have names like <init>.
+            waiting = [(task.name, task.coro) for task in tasks if not task.name.startswith("<")]
+            self.deadlock = describe_deadlock(self._clock.now(), waiting)
+        self.scope.cancel()
+        for task in tasks:
+            status = task._cancel_status
+            while status is not None:
+                status._scope.shield = False
+                status = status._parent
+
+
+def _family(task: Any) -> Iterator[Any]:
+    """The task and all tasks below it."""
+    yield task
+    for nursery in task.child_nurseries:
+        for child in nursery.child_tasks:
+            yield from _family(child)
+
+
+def run(main: Callable[[], Awaitable[T]], clock: ManualClock, seed: int) -> T:
+    """Run `main` to its end on a trio of its own."""
+    virtual = _VirtualClock(clock)
+    here = threading.get_ident()
+    start_thread_soon = _trio_threads.start_thread_soon
+
+    def start_elsewhere(*args: Any, **kwargs: Any) -> None:
+        if threading.get_ident() == here:
+            raise refusal("a worker thread")
+        start_thread_soon(*args, **kwargs)
+
+    @functools.wraps(main, updated=())  # the name of its task in a dump
+    async def guarded() -> T:
+        with virtual.scope:
+            return await main()
+        raise AssertionError("only a deadlock cancels the scope")
+
+    scheduler = replaced(_trio_run, _ALLOW_DETERMINISTIC_SCHEDULING=True, _r=random.Random(f"{seed}:trio"))
+    try:
+        with _one_at_a_time, scheduler, replaced(_trio_threads, start_thread_soon=start_elsewhere):
+            return anyio.run(guarded, backend="trio", backend_options={"clock": virtual})
+    finally:
+        if virtual.deadlock is not None:  # whatever else came of it
+            raise Deadlock(virtual.deadlock)

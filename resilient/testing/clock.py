@@ -1,0 +1,87 @@
+"""The clock of virtual time, and what can go wrong in it."""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from traceback import FrameSummary, StackSummary
+from typing import Any, final
+
+__all__ = ["EPOCH", "Deadlock", "ManualClock", "VirtualTimeError", "describe_deadlock", "refusal"]
+
+EPOCH = 1_767_225_600.0
+"""What the wall clock shows at virtual second 0: 2026-01-01 00:00 UTC."""
+
+
+class VirtualTimeError(RuntimeError):
+    """The code asked for something that does not exist in virtual time, such as a socket or a thread."""
+
+
+class Deadlock(VirtualTimeError):
+    """Every task waits, and nothing is scheduled that could wake one. The message shows where each waits."""
+
+
+def refusal(what: str) -> VirtualTimeError:
+    """The error for `what`, which waits for the real world while virtual time jumps ahead."""
+    return VirtualTimeError(
+        f"{what} in virtual time: it would wait for the real world, which stands still while the virtual clock "
+        "jumps; give the code under test an in-memory stand-in, or run it in real time"
+    )
+
+
+@final
+class ManualClock:
+    """A monotonic clock that moves only when it is told to, and never back."""
+
+    __slots__ = ("_now",)
+
+    def __init__(self, now: float = 0.0) -> None:
+        self._now = now
+
+    def now(self) -> float:
+        """The current second."""
+        return self._now
+
+    def wall(self) -> float:
+        """The current second since the Unix epoch: `EPOCH` and what this clock shows."""
+        return EPOCH + self._now
+
+    def advance(self, seconds: float) -> None:
+        """Move ahead by `seconds`. Raises ValueError if that is negative or not finite."""
+        if not (seconds >= 0 and math.isfinite(seconds)):
+            raise ValueError(f"seconds={seconds!r}: a clock moves ahead by a finite number of seconds, at least 0")
+        self._now += seconds
+
+    def advance_to(self, instant: float) -> None:
+        """Move ahead to exactly `instant`, without rounding; do nothing if that is past."""
+        self._now = max(self._now, instant)
+
+
+def describe_deadlock(now: float, tasks: Iterable[tuple[str, object]]) -> str:
+    """The message of `Deadlock`: each task's name, and where it waits as a traceback shows it."""
+    dumps = [f"{name}\n{''.join(_awaits(coroutine).format()).rstrip()}" for name, coroutine in tasks]
+    waiting = "1 task waits" if len(dumps) == 1 else f"{len(dumps)} tasks wait"
+    head = f"at virtual second {now:.9g} nothing is scheduled and {waiting} for ever, the innermost await last:"
+    return "\n\n".join([head, *dumps])
+
+
+def _awaits(waiting: Any) -> StackSummary:
+    """The chain of awaits of a suspended coroutine, without the event loop's inner works."""
+    chain: list[FrameSummary] = []
+    while waiting is not None:
+        for kind, following in (("cr", "cr_await"), ("gi", "gi_yieldfrom"), ("ag", "ag_await")):
+            frame = getattr(waiting, f"{kind}_frame", None)
+            if frame is not None:
+                chain.append(FrameSummary(frame.f_code.co_filename, frame.f_lineno, frame.f_code.co_name))
+                waiting = getattr(waiting, following)
+                break
+        else:  # a future, or an object that does not tell what it waits for
+            break
+    packages = [sys.modules[name] for name in ("asyncio", "anyio", "trio", __package__) if name in sys.modules]
+    machinery = {Path(str(package.__file__)).parent for package in packages}
+    inner = [not machinery.isdisjoint(Path(frame.filename).parents) for frame in chain]
+    # Of the machinery only the call that the code itself awaits: `wait`, `acquire`, `sleep_forever`.
+    awaited = next((i for i in range(len(chain), 0, -1) if not inner[i - 1]), 0)
+    return StackSummary.from_list([frame for i, frame in enumerate(chain) if i == awaited or not inner[i]])

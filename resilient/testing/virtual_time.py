@@ -1,0 +1,111 @@
+"""Run async code in virtual time: an hour of sleeping takes milliseconds, and every run is the same.
+
+```python
+import anyio
+from resilient.testing import virtual_time
+
+async def main() -> float:
+    await anyio.sleep(3600)
+    return anyio.current_time()
+
+assert virtual_time.run(main) == 3600.0
+```
+
+Whenever every task waits, the clock jumps to exactly the next timer. Code takes no virtual time: only sleeping
+does. The world outside stands still meanwhile, so a socket, a worker thread, a subprocess or a signal handler is
+refused with a `VirtualTimeError` instead of being waited for (on trio a signal receiver is not: it waits for ever),
+and a wait that nothing can end raises `Deadlock`, which shows where each task stands.
+
+Randomness and new ids come from the seed, and so does trio's choice among tasks that are ready at the same moment.
+Code that reads `time` or `random` directly, or iterates over a set of strings, is beyond reach.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Awaitable, Callable
+from random import Random
+from typing import TypeVar
+
+import anyio
+
+from resilient.context import use_runtime
+from resilient.events import Event
+from resilient.runtime import Runtime
+from resilient.testing.clock import EPOCH, Deadlock, ManualClock, VirtualTimeError
+
+__all__ = ["EPOCH", "Deadlock", "ManualClock", "VirtualTimeError", "run", "runtime"]
+
+T = TypeVar("T")
+
+
+def run(
+    main: Callable[[], Awaitable[T]],
+    *,
+    backend: str = "asyncio",
+    seed: int = 0,
+    emit: Callable[[Event], None] | None = None,
+) -> T:
+    """Run the async function `main` to its end in virtual time and return its result.
+
+    The clock starts at 0.0. Below `main` the ambient `Runtime` is virtual too: `now` is the event loop's own time,
+    `wall` starts at `EPOCH`, `random` is `random.Random(seed).random`, `new_id` makes UUIDs from the seed, `pause`
+    (a plain function that sleeps) moves the clock and lets timers fire once control is back at the loop, and
+    events go to `emit`.
+
+    Raises what `main` raises, `Deadlock` when nothing can wake it any more, and `ValueError` for a backend that
+    does not exist. trio has to be installed for `backend="trio"`.
+    """
+    clock = ManualClock()
+    with use_runtime(_runtime(clock, anyio.sleep, seed, emit)):
+        if backend == "asyncio":
+            from resilient.testing import _asyncio
+
+            return _asyncio.run(main, clock)
+        if backend == "trio":
+            from resilient.testing import _trio
+
+            return _trio.run(main, clock, seed)
+    raise ValueError(f"backend={backend!r}: virtual time runs on 'asyncio' and 'trio'")
+
+
+def runtime(seed: int = 0, *, emit: Callable[[Event], None] | None = None) -> Runtime:
+    """Return a runtime in virtual time for plain functions, where there is no event loop.
+
+    Its clock starts at 0.0 and moves only by its own `pause` (and `sleep`), which take no real time:
+
+    ```python
+    from resilient.context import current_runtime, use_runtime
+    from resilient.testing import virtual_time
+
+    with use_runtime(virtual_time.runtime()):
+        current_runtime().pause(3600.0)  # as the backoff of a decorated plain function does
+        assert current_runtime().now() == 3600.0
+    ```
+
+    Not for several threads: whoever pauses moves the clock of all.
+    """
+    clock = ManualClock()
+
+    async def sleep(seconds: float) -> None:
+        clock.advance(seconds)
+
+    return _runtime(clock, sleep, seed, emit)
+
+
+def _runtime(
+    clock: ManualClock,
+    sleep: Callable[[float], Awaitable[None]],
+    seed: int,
+    emit: Callable[[Event], None] | None,
+) -> Runtime:
+    ids = Random(f"{seed}:new_id")  # its own stream: a new id must not change the jitter that follows
+    return Runtime(
+        now=clock.now,
+        wall=clock.wall,
+        sleep=sleep,
+        pause=clock.advance,
+        random=Random(seed).random,
+        new_id=lambda: str(uuid.UUID(int=ids.getrandbits(128), version=4)),
+        emit=emit,
+    )
