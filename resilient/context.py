@@ -114,7 +114,8 @@ def surroundings() -> Ambient:
 
 def apply_ambient(call: Call, here: Ambient) -> None:
     """Give a call that begins what its surroundings hold for it."""
-    call.deadline = here.deadline
+    if here.deadline is not None and (call.deadline is None or here.deadline < call.deadline):
+        call.deadline = here.deadline
     if here.options is not None:
         here.options.apply(call)
 

@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any, ParamSpec, TypeVar, cast, final, overload
 
 from resilient.call import Call, Next, Policy
-from resilient.context import Ambient, ambient, apply_ambient, surroundings
+from resilient.context import Ambient, Options, ambient, apply_ambient, surroundings
 from resilient.deadline import send
 from resilient.order import check_order
 from resilient.policies.base import OwnPolicy
@@ -88,10 +88,24 @@ class Pipeline:
         """Call the plain function `fn(*args, **kwargs)` once, through the policies."""
         return self(fn)(*args, **kwargs)
 
-    def begin(self, name: str, invoke: Callable[[Call], Awaitable[Any]], request: Any) -> Call:
-        """Make the call of an adapter: to be passed to `chain`."""
+    def begin(
+        self,
+        name: str,
+        invoke: Callable[[Call], Awaitable[Any]],
+        request: Any,
+        *,
+        repeatable: bool = False,
+        options: Options | None = None,
+    ) -> Call:
+        """Make the call of an adapter, to be passed to `chain`.
+
+        It is as `repeatable` as the protocol says and has the adapter's `options`; what surrounds it has the last word.
+        """
         here = surroundings()
         call = Call(name, invoke, request, self.runtime or here.runtime, self.classify, here)
+        call.repeatable = repeatable
+        if options is not None:
+            options.apply(call)
         if not here.plain:
             apply_ambient(call, here)
         return call

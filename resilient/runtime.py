@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 import time
-import uuid
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
@@ -16,7 +15,9 @@ __all__ = ["Runtime"]
 
 
 def _new_id() -> str:
-    return str(uuid.uuid4())
+    from uuid import uuid4  # a third of the time that importing anyio takes, for what not everybody needs
+
+    return str(uuid4())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

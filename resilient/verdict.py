@@ -121,13 +121,16 @@ class Classifier:
     `result`
         The verdict on a result; None says that every result is `OK` and costs nothing.
     `hint`
-        The seconds that a result or an exception asks the caller to wait, or None.
+        The seconds that a result or an exception asks the caller to wait, or None. Without it, those are the
+        `retry_after` of an exception.
     `on_declares`
         Whether naming an exception in `Retry(on=...)` declares that the call may be repeated. True for
         functions; an HTTP call is repeatable by its method or its idempotency key alone.
     `discard`
         Closes a result because another attempt is to take its place, and tells whether it could still be returned
         (a response whose body was read can, an open stream cannot).
+    `spent`
+        Says of a request why it cannot be made again (its body is a stream that was read), or None.
     """
 
     error: Callable[[BaseException], Verdict]
@@ -135,16 +138,23 @@ class Classifier:
     hint: Callable[[Any], float | None] | None = None
     on_declares: bool = True
     discard: Callable[[Any], Awaitable[bool]] = _keep
+    spent: Callable[[Any], str | None] | None = None
 
     def judge_error(self, error: BaseException) -> Outcome:
         """The full outcome of an attempt that raised."""
-        hint = getattr(error, "retry_after", None) if self.hint is None else self.hint(error)
+        hint = _own_hint(error) if self.hint is None else self.hint(error)
         return Outcome(None, error, self.error(error), hint)
 
     def judge_result(self, result: Any) -> Outcome:
         """The full outcome of an attempt that returned."""
         verdict = Verdict.OK if self.result is None else self.result(result)
         return Outcome(result, None, verdict, None if self.hint is None else self.hint(result))
+
+
+def _own_hint(error: BaseException) -> float | None:
+    """What an exception says by itself; others' mean a date or a `timedelta` by the same name."""
+    hint = getattr(error, "retry_after", None)
+    return hint if isinstance(hint, int | float) else None
 
 
 def _function_error(error: BaseException) -> Verdict:

@@ -37,7 +37,7 @@ class Backoff:
     def delay(self, attempt: int, random: Callable[[], float]) -> float:
         """Seconds to wait after attempt number `attempt` (1, 2, ...) failed."""
         try:
-            ceiling = min(self.cap, self.base * self.multiplier ** (attempt - 1))
+            ceiling = min(self.cap, self.base * math.pow(self.multiplier, attempt - 1))
         except OverflowError:
-            ceiling = self.cap
+            ceiling = self.cap if self.base else 0.0
         return random() * ceiling

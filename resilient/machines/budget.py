@@ -15,8 +15,8 @@ _DEPOSITS, _WITHDRAWALS = 0, 1
 class Budget:
     """A leaky account: over the last `ttl` seconds, at most `ratio` withdrawals a deposit, plus `floor` a second.
 
-    Both deposits and withdrawals are forgotten after `ttl`, so an unused balance cannot be saved up for an
-    outage. The model is Finagle's `RetryBudget`.
+    Both deposits and withdrawals are forgotten after `ttl` (a tenth later at most, see `TimeWindow`), so an unused
+    balance cannot be saved up for an outage. The model is Finagle's `RetryBudget`.
     """
 
     __slots__ = ("_ratio", "_reserve", "window")
@@ -32,7 +32,7 @@ class Budget:
         window = self.window
         if now >= window.edge:
             window.roll(now)
-        window.current[_DEPOSITS] += 1
+        window.counts[_DEPOSITS] += 1
 
     def balance(self, now: float) -> float:
         """How many withdrawals there is room for."""

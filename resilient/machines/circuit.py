@@ -59,26 +59,42 @@ class Transition:
 class Circuit:
     """Admits calls while the far side works, none while it does not, and a few to find out whether it does again.
 
-    =========  =========================================  =========  =======================================
-    state      event                                      next       effect
-    =========  =========================================  =========  =======================================
-    closed     the failure or slow ratio is reached       open       the cool-down begins
-    closed     consecutive failures are reached           open       the cool-down begins
-    open       a call after the cool-down                 half_open  the call is a probe
-    half_open  a call while a probe's place is free       half_open  the call is a probe
-    half_open  enough probes succeeded                    closed     the window is empty
-    half_open  a probe failed, was slow or turned away    open       a longer cool-down begins
-    half_open  a probe was cancelled or its lease ended   half_open  its place is free, nothing is decided
-    any        isolate                                    isolated   every call is refused
-    any        reset                                      closed     the window is empty
-    =========  =========================================  =========  =======================================
+    =========  ==============================================  =========  ====================================
+    state      event                                           next       effect
+    =========  ==============================================  =========  ====================================
+    closed     a call                                          closed     admitted
+    closed     a failed or slow call brings a ratio to its     open       the cool-down begins
+               limit
+    closed     as many failures in a row as allowed            open       the cool-down begins
+    open       a call before the cool-down is over             open       refused
+    open       a call after the cool-down                      half_open  admitted as a probe
+    half_open  a call while a place for a probe is free        half_open  admitted as a probe
+    half_open  a call while none is free                       half_open  refused
+    half_open  a probe succeeded, others have yet to           half_open  its place stays taken
+    half_open  the last probe that was needed succeeded        closed     the window is empty
+    half_open  a probe failed, was slow or was turned away     open       a longer cool-down begins
+    half_open  a probe was cancelled                           half_open  its place is free
+    half_open  the lease of a probe is over                    half_open  its place is free
+    isolated   a call                                          isolated   refused
+    any        a result from an earlier era                    the same   nothing
+    any        isolate                                         isolated   no call is admitted until `reset`
+    any        reset                                           closed     the window is empty
+    =========  ==============================================  =========  ====================================
 
     Each state begins a new *era*. A result counts only in the era that its permit was given in: a late success
     from before the circuit opened cannot close it, a late failure cannot open it again.
 
-    `minimum_calls` calls must be in the window before a ratio says anything. The cool-down doubles, with up to 20 %
-    of jitter, each time the circuit opens again within a window of closing, up to a minute. A probe's lease is as
-    long as the first cool-down: a probe that hangs is then replaced.
+    A ratio says nothing before `minimum_calls` calls are in the window, and is looked at when a call failed or was
+    slow: a success never opens the circuit. A call that was cancelled, or that the far side turned away, counts for
+    nothing in a closed circuit.
+
+    The first cool-down is `cooldown` long. When the circuit opens again before it was closed for a whole `window`,
+    the cool-down doubles, up to a minute (or `cooldown`, if that is longer), and is then lengthened by up to 20 % by
+    chance: many circuits that opened together do not all try again together.
+
+    A probe's lease is as long as the first cool-down, so that a call which hangs cannot hold the circuit half-open.
+    What such a probe says in the end still counts while the circuit is half-open: where every answer takes longer
+    than the lease, nothing would ever be decided otherwise.
     """
 
     __slots__ = (
@@ -151,7 +167,7 @@ class Circuit:
             self._enter(CircuitState.HALF_OPEN)
         if self.state is not CircuitState.HALF_OPEN:
             return None
-        self._underway = [probe for probe in self._underway if not probe.settled and probe.expires > now]
+        self._underway = self._places(now)
         if len(self._underway) + self._passed >= self._probes:
             return None
         probe = Permit(self.era, now + self._cooldown)
@@ -179,7 +195,7 @@ class Circuit:
                 self._settle_probe(judgement, slow=slow, now=now, random=random)
 
     def succeed(self, permit: Permit, now: float) -> None:
-        """Settle a good call whose latency does not matter: the hot path."""
+        """Settle a good call of a closed era, whose latency does not matter: the hot path."""
         if permit is not self.closed:
             return
         self._row = 0
@@ -187,7 +203,7 @@ class Circuit:
         if times is None or now >= times.edge:
             self._window.add(_GOOD, now)
         else:
-            times.current[_GOOD] += 1
+            times.counts[_GOOD] += 1
 
     def isolate(self) -> None:
         """Refuse every call until `reset`."""
@@ -199,15 +215,18 @@ class Circuit:
         self._openings = 0
 
     def retry_after(self, now: float) -> float | None:
-        """Seconds until a call may have a chance; None when nobody can know."""
+        """Seconds after which a call has a chance, at the latest; None when nobody can know."""
+        if self.state is CircuitState.ISOLATED:
+            return None
         if self.state is CircuitState.OPEN:
             return max(0.0, self.until - now)
-        if self.state is CircuitState.HALF_OPEN:
-            return min((max(0.0, probe.expires - now) for probe in self._underway), default=0.0)
-        return None
+        underway = self._places(now)
+        if len(underway) + self._passed < self._probes:
+            return 0.0
+        return min(probe.expires for probe in underway) - now
 
     def failures(self) -> int:
-        """Bad calls in a row."""
+        """Bad calls in a row, in the present closed era."""
         return self._row
 
     def take_changes(self) -> list[Transition]:
@@ -220,15 +239,17 @@ class Circuit:
         """Whether there are transitions to announce."""
         return bool(self._changes)
 
+    def _places(self, now: float) -> list[Permit]:
+        """The probes that hold a place: neither settled nor past their lease."""
+        return [probe for probe in self._underway if not probe.settled and probe.expires > now]
+
     def _judge(self, now: float, random: Callable[[], float]) -> None:
         good, good_slow, bad, bad_slow = self._window.totals(now)
         failed, slow, calls = bad + bad_slow, good_slow + bad_slow, good + good_slow + bad + bad_slow
+        # Divided, not multiplied: 3 of 30 calls are 0.1 of them, but 0.1 * 30 is more than 3.
         if self._row >= self._consecutive or (
             calls >= self._minimum_calls
-            and (
-                (failed > 0 and failed >= self._failure_ratio * calls)
-                or (slow > 0 and slow >= self._slow_ratio * calls)
-            )
+            and (failed / calls >= self._failure_ratio or slow / calls >= self._slow_ratio)
         ):
             self._open(now, random)
 

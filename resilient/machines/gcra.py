@@ -7,6 +7,9 @@ from typing import final
 
 __all__ = ["Gcra"]
 
+_GRAIN = 2.0**-50
+"""More than the rounding of the few sums between two readings of a clock, as a share of these."""
+
 
 @final
 class Gcra:
@@ -14,9 +17,10 @@ class Gcra:
 
     Its whole state is the theoretical arrival time of the next call (TAT). In any span of W seconds it admits
     at most `burst + W * amount / period` calls, whatever the arrivals; there is no window with an edge to exploit.
-    Source: ITU-T I.371, annex A.
+    A silence, however long, earns one burst. Source: ITU-T I.371, annex A.
 
-    A call is admitted when `tat - now <= (burst - 1) * interval`; then `tat = max(tat, now) + interval`.
+    A call is admitted when `tat - now <= (burst - 1) * interval`; then `tat = max(tat, now) + interval`. The TAT is
+    rounded like the clock's reading: on one that counts for a year, a rate of a million a second is kept to 1 %.
     """
 
     __slots__ = ("interval", "tat", "tolerance")
@@ -34,10 +38,10 @@ class Gcra:
             return 0.0
         early = tat - now - self.tolerance
         # A caller that waited exactly as long as it was told must not be refused by the last bit of a float.
-        if early <= 1e-9 * self.interval:
-            self.tat = tat + self.interval
-            return 0.0
-        return early
+        if early > 0.0 and early > _GRAIN * (abs(now) + abs(tat)):
+            return early
+        self.tat = tat + self.interval
+        return 0.0
 
     def reserve(self, now: float, longest: float) -> tuple[float, float] | None:
         """Take the next place if it comes within `longest` seconds: the seconds until it, and a token that gives it back."""
@@ -46,12 +50,13 @@ class Gcra:
         if wait > longest:
             return None
         self.tat = tat + self.interval
-        return wait, self.tat
+        return wait, tat
 
     def give_back(self, token: float) -> None:
         """Return a reserved place that was not used. Only the last one can be: those behind it keep their time."""
-        if self.tat == token:
-            self.tat -= self.interval
+        # The same sum as in `reserve`, not its inverse: what is restored is exact, for the place before this one too.
+        if self.tat == token + self.interval:
+            self.tat = token
 
     def idle(self, now: float) -> bool:
         """Whether nothing is remembered: a fresh limit would decide the same."""

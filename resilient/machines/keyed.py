@@ -15,8 +15,9 @@ M = TypeVar("M")
 class Keyed(Generic[M]):
     """Machines by key; beyond `limit` keys the one that was unused for longest is forgotten.
 
-    Forgetting is safe where an idle machine decides like a fresh one, which is what an idle one becomes with
-    time. Keys often come from outside, so there is a bound.
+    Keys often come from outside, so there is a bound. A machine that was idle for long decides like a fresh one, and
+    is forgotten safely; one that was not loses what it knew, so `limit` is chosen above the number of keys in use.
+    Whoever holds a machine that is forgotten goes on with it; the next to ask for its key gets another.
     """
 
     __slots__ = ("_limit", "_make", "_table")

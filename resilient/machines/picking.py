@@ -25,7 +25,7 @@ class Candidate(Protocol):
 
     @property
     def weight(self) -> float:
-        """Its share relative to the others: more than 0."""
+        """Its share relative to the others: more than 0 for a candidate, 0 for a member that gets no calls now."""
         ...
 
     @property
@@ -80,6 +80,10 @@ class Observer(Protocol):
         ...
 
 
+def _even(members: Sequence[Candidate]) -> bool:
+    return len({member.weight for member in members if member.weight > 0}) <= 1
+
+
 @final
 class RoundRobinPicking:
     """One after the other; with unequal weights smoothly interleaved, each exactly as often as its weight says.
@@ -96,22 +100,25 @@ class RoundRobinPicking:
         self._turn = 0
 
     def update(self, members: Sequence[Candidate], now: float, random: Chance) -> None:
-        self._even = len({member.weight for member in members}) <= 1
+        """Learn who there is; those that stay keep their credit."""
+        self._even = _even(members)
         self._credits = {member.id: self._credits.get(member.id, 0.0) for member in members}
 
     def pick(self, candidates: Sequence[C], now: float, random: Chance, key: Hashable) -> C:
+        """Choose the next one."""
         if self._even:
             self._turn += 1
             return candidates[self._turn % len(candidates)]
-        credits, total = self._credits, 0.0
+        balance, total = self._credits, 0.0
         for candidate in candidates:
-            credits[candidate.id] += candidate.weight
+            balance[candidate.id] += candidate.weight
             total += candidate.weight
-        richest = max(candidates, key=lambda candidate: credits[candidate.id])
-        credits[richest.id] -= total
+        richest = max(candidates, key=lambda candidate: balance[candidate.id])
+        balance[richest.id] -= total
         return richest
 
     def score(self, candidate: Candidate, now: float) -> float:
+        """Who has most credit comes next."""
         return -self._credits[candidate.id]
 
 
@@ -155,15 +162,18 @@ class LeastRequestPicking:
         self._even = True
 
     def update(self, members: Sequence[Candidate], now: float, random: Chance) -> None:
-        self._even = len({member.weight for member in members}) <= 1
+        """Learn whether the weights differ."""
+        self._even = _even(members)
 
     def pick(self, candidates: Sequence[C], now: float, random: Chance, key: Hashable) -> C:
+        """Choose the less busy one of two."""
         if len(candidates) == 1:
             return candidates[0]
         one, other = (_two if self._even else _two_by_weight)(candidates, random)
         return other if other.active * one.weight < one.active * other.weight else one
 
     def score(self, candidate: Candidate, now: float) -> float:
+        """Calls in flight for each unit of weight."""
         return candidate.active / candidate.weight
 
 
@@ -186,26 +196,32 @@ class PeakEwmaPicking:
         self._latencies: dict[str, LatencyEwma] = {}
 
     def update(self, members: Sequence[Candidate], now: float, random: Chance) -> None:
+        """Learn who there is; those that stay keep their estimate."""
         known = self._latencies
         stay = {member.id: known[member.id] for member in members if member.id in known}
         seed = median_low(latency.read(now) for latency in stay.values()) if stay else self._initial
         self._latencies = {member.id: stay.get(member.id) or LatencyEwma(seed, self._tau, now) for member in members}
 
     def pick(self, candidates: Sequence[C], now: float, random: Chance, key: Hashable) -> C:
+        """Choose the one of two that is expected to answer sooner."""
         if len(candidates) == 1:
             return candidates[0]
         one, other = _two(candidates, random)
         return other if self.score(other, now) < self.score(one, now) else one
 
     def score(self, candidate: Candidate, now: float) -> float:
+        """When it is expected to answer, in seconds for each unit of weight."""
         return self._latencies[candidate.id].read(now) * (candidate.active + 1) / candidate.weight
 
     def observe(self, candidate: Candidate, latency: float, now: float) -> None:
+        """Learn from an answer."""
         self._latencies[candidate.id].observe(latency, now)
 
     def observe_unfinished(self, candidate: Candidate, elapsed: float, now: float) -> None:
+        """Learn from a call that was given up."""
         self._latencies[candidate.id].at_least(elapsed, now)
 
     def observe_failure(self, candidate: Candidate, elapsed: float, hint: float | None, now: float) -> None:
+        """Count a failure as a very slow call."""
         asked = 0.0 if hint is None else min(hint, self._longest)
         self._latencies[candidate.id].at_least(max(self._penalty, asked, elapsed), now)

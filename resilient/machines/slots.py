@@ -16,20 +16,24 @@ class Slots(Generic[W]):
 
     A place is a token in a list. Taking one (`free.pop`) and giving it back (`free.append`) are single steps of
     the interpreter, so the common case needs no lock; everything that concerns the queue does. Whoever gives a place
-    back while somebody waits, and whoever has just queued, calls `hand_over`: one of the two sees the other.
+    back while somebody waits, and whoever has just queued, calls `hand_over`: one of the two sees the other. Between
+    the two steps another thread may take the place; the line then waits for that one's. Every place that was
+    taken or handed over is given back exactly once.
 
-    =========  ==============================  ================================================
-    event      condition                       effect
-    =========  ==============================  ================================================
-    take       a place is free                 it is held
-    take       none is free                    refused
-    enqueue    the queue has room              the waiter waits
-    enqueue    the queue is full               refused
-    give       always                          the place is free
-    hand_over  a place is free, somebody waits the first waiter holds it, and is to be woken
-    forget     the waiter still waits          it left the queue
-    forget     the waiter was given a place    refused: the place is its own, to be given back
-    =========  ==============================  ================================================
+    =========  ===============================  ===================================================
+    event      condition                        effect
+    =========  ===============================  ===================================================
+    take       a place is free                  it is held
+    take       none is free                     refused
+    enqueue    the queue has room               the waiter waits, behind all others
+    enqueue    the queue is full                refused
+    give       a place is held                  it is free
+    hand_over  a place is free, somebody waits  the first waiter holds it, and is to be woken; the
+                                                next ones too, while places are free
+    hand_over  none is free, or nobody waits    nothing
+    forget     the waiter still waits           it left the queue
+    forget     the waiter was given a place     refused: the place is its own, to be given back
+    =========  ===============================  ===================================================
     """
 
     __slots__ = ("free", "limit", "max_queue", "waiters")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
+from operator import sub
 from typing import Protocol, final
 
 __all__ = ["CallWindow", "TimeWindow", "Window"]
@@ -29,45 +30,52 @@ class Window(Protocol):
 
 @final
 class TimeWindow:
-    """Counts of the last `length` seconds, kept in ten buckets: what is older than that, give or take a bucket,
-    is forgotten.
+    """Counts of the last `length` seconds: all that is younger is counted, and nothing older than 1.1 times that.
 
-    `current` and `edge` are for the hot path: while `now < edge`, `current[kind] += 1` is all there is to do.
+    It works like the odometers of a car. `counts` only ever grow; what they read when a bucket began, a tenth of
+    `length`, is kept, and `base` is what they read when the window began. So nothing drifts, and a clock that
+    stood still for long (a suspended machine) just moves the window. A `now` behind an earlier one, as threads
+    may bring it, counts as the earlier one.
+
+    For the hot path: once `now < edge`, or after a `roll(now)`, `counts[kind] += 1` counts one, and
+    `counts[kind] - base[kind]` are in the window.
     """
 
-    __slots__ = ("_kinds", "_length", "_past", "_sums", "current", "edge")
+    __slots__ = ("_kinds", "_marks", "_width", "base", "counts", "edge")
 
     def __init__(self, length: float, kinds: int) -> None:
-        self._length = length
+        self._width = length / _BUCKETS
         self._kinds = kinds
+        self._marks: deque[tuple[float, list[int]]] = deque()
         self.clear()
 
     def clear(self) -> None:
-        self.current = [0] * self._kinds
+        self.counts = [0] * self._kinds
+        self.base = self.counts.copy()
         self.edge = -math.inf
-        self._past: deque[tuple[float, list[int]]] = deque()
-        self._sums = [0] * self._kinds
+        self._marks.clear()
 
-    def add(self, kind: int, now: float, count: int = 1) -> None:
+    def add(self, kind: int, now: float) -> None:
         if now >= self.edge:
             self.roll(now)
-        self.current[kind] += count
-
-    def roll(self, now: float) -> None:
-        """Close the current bucket, begin one at `now`, and drop those that ended a window ago."""
-        if any(self.current):
-            self._past.append((self.edge, self.current))
-            self._sums = [a + b for a, b in zip(self._sums, self.current, strict=True)]
-        self.current = [0] * self._kinds
-        self.edge = now + self._length / _BUCKETS
-        while self._past and self._past[0][0] <= now - self._length:
-            _, gone = self._past.popleft()
-            self._sums = [a - b for a, b in zip(self._sums, gone, strict=True)]
+        self.counts[kind] += 1
 
     def totals(self, now: float) -> list[int]:
         if now >= self.edge:
             self.roll(now)
-        return [a + b for a, b in zip(self._sums, self.current, strict=True)]
+        return list(map(sub, self.counts, self.base))
+
+    def roll(self, now: float) -> None:
+        """Begin the bucket that `now` is in, and move the window there."""
+        bucket = now // self._width
+        self.edge = (bucket + 1) * self._width
+        marks = self._marks
+        # The edge is rounded, so `now` may still be in the bucket that it seems to end.
+        if not marks or marks[-1][0] < bucket:
+            marks.append((bucket, self.counts.copy()))
+        while marks[0][0] < bucket - _BUCKETS:
+            marks.popleft()
+        self.base = marks[0][1]
 
 
 @final

@@ -104,7 +104,7 @@ class _Race:
             with anyio.move_on_after(self.hedge.delay):
                 await self.ended.wait()
             now = call.runtime.now()
-            if self.ended.is_set() or (call.budget is not None and not call.budget.withdraw(now)):
+            if self.ended.is_set() or _spent(call) or (call.budget is not None and not call.budget.withdraw(now)):
                 return
             if call.runtime.emit is not None:
                 send_event(call.runtime.emit, HedgeStarted(at=now, name=call.name, attempt=call.attempt + extra))
@@ -134,6 +134,11 @@ class _Race:
                     await attempt.classify.discard(outcome.result)
         finally:
             attempt.finish(outcome.error, upto=self.call)
+
+
+def _spent(call: Call) -> bool:
+    """Whether the first attempt uses up what a second one would need: a body that can be read once."""
+    return call.classify.spent is not None and call.classify.spent(call.request) is not None
 
 
 def _leaf(group: BaseExceptionGroup[BaseException]) -> BaseException:

@@ -257,6 +257,8 @@ class _Series:
             return f"all {attempt} attempts were made"
         if rules.stop is not None and await _value(rules.stop(state)):  # type: ignore[arg-type]  # tenacity's shape, not its type
             return f"told to stop after attempt {attempt}"
+        if call.classify.spent is not None and (spent := call.classify.spent(call.request)) is not None:
+            return f"after attempt {attempt}, because {spent}"
         if call.deadline is not None and now + delay >= call.deadline:
             return f"after attempt {attempt} the deadline left no time for another"
         if call.budget is not None and not call.budget.withdraw(now):

@@ -13,6 +13,7 @@ import asyncio
 import functools
 import math
 import threading
+from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine
 from contextvars import Context
 from importlib import import_module
@@ -95,18 +96,26 @@ class _Jump:
 class VirtualLoop(asyncio.SelectorEventLoop):
     """An event loop on `clock`."""
 
+    _ready: deque[asyncio.Handle]
     _scheduled: list[asyncio.TimerHandle]
     _thread_id: int | None
 
-    def __init__(self, clock: ManualClock) -> None:
+    def __init__(self, clock: ManualClock, on_step: Callable[[], object] | None = None) -> None:
         super().__init__(cast("Any", _Jump(self)))
         self.order = count(1)
         self._clock = clock
+        self._on_step = on_step
         self.time = clock.now  # type: ignore[method-assign] # the runtime's own function, at its price
+        if on_step is not None:
+            self.call_soon = self._call_soon_after_step  # type: ignore[method-assign] # costs nothing where not wanted
         self.set_task_factory(cast("Any", _Task))  # its first argument is this loop and no other
 
     def jump(self) -> None:
         """Move the clock to the next timer."""
+        if self._on_step is not None:
+            self._on_step()
+            if self._ready:
+                return
         # asyncio takes cancelled timers off the top of its heap before it selects.
         instant = self._scheduled[0].when() if self._scheduled else math.inf
         if instant == math.inf:
@@ -120,6 +129,13 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         asyncio fires what is due before now + resolution, which one unit in the last place makes exact.
         """
         self._clock_resolution = math.ulp(self.time())
+
+    def _call_soon_after_step(
+        self, callback: Callable[[Unpack[Ts]], object], *args: *Ts, context: Context | None = None
+    ) -> asyncio.Handle:
+        assert self._on_step is not None
+        super().call_soon(self._on_step)
+        return super().call_soon(callback, *args, context=context)
 
     def call_soon_threadsafe(
         self, callback: Callable[[Unpack[Ts]], object], *args: *Ts, context: Context | None = None
@@ -164,8 +180,11 @@ for _what, _methods in _REFUSED.items():
         _refuse(_method, _what)
 
 
-def run(main: Callable[[], Awaitable[T]], clock: ManualClock) -> T:
+def run(main: Callable[[], Awaitable[T]], clock: ManualClock, on_step: Callable[[], object] | None) -> T:
     """Run `main` to its end on a loop of its own."""
+
+    def make_loop() -> VirtualLoop:
+        return VirtualLoop(clock, on_step)
 
     @functools.wraps(main, updated=())  # the name of its task in a dump
     async def guarded() -> T:
@@ -175,4 +194,4 @@ def run(main: Callable[[], Awaitable[T]], clock: ManualClock) -> T:
 
     # The same class but for its hash, so real loops in other threads may use it meanwhile.
     with replaced(_anyio_asyncio, CancelScope=_CancelScope):
-        return anyio.run(guarded, backend="asyncio", backend_options={"loop_factory": lambda: VirtualLoop(clock)})
+        return anyio.run(guarded, backend="asyncio", backend_options={"loop_factory": make_loop})

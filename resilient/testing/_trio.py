@@ -42,8 +42,9 @@ class _VirtualClock(trio.abc.Clock):
     What trio itself needs for asynchronous generators and Ctrl-C goes through; other code may not wait for I/O.
     """
 
-    def __init__(self, clock: ManualClock) -> None:
+    def __init__(self, clock: ManualClock, on_step: Callable[[], object] | None) -> None:
         self._clock = clock
+        self._on_step = on_step
         self.scope = trio.CancelScope()
         self.deadlock: str | None = None
 
@@ -61,12 +62,20 @@ class _VirtualClock(trio.abc.Clock):
     def get_events(self, timeout: float) -> Any:
         events = self._inner.get_events(0)
         if timeout > 0 and not events and not self._runner.waiting_for_idle:
-            instant = self._runner.deadlines.next_deadline()
-            if instant < math.inf:
-                self._clock.advance_to(instant)
-            else:
-                self._unwind()
+            self._jump()
         return events
+
+    def _jump(self) -> None:
+        """Move the clock to the next deadline."""
+        if self._on_step is not None:
+            self._on_step()
+            if self._runner.runq:
+                return
+        instant = self._runner.deadlines.next_deadline()
+        if instant < math.inf:
+            self._clock.advance_to(instant)
+        else:
+            self._unwind()
 
     async def wait_readable(self, fd: Any) -> None:
         if fd is not self._runner.entry_queue.wakeup.wakeup_sock:
@@ -102,9 +111,18 @@ def _family(task: Any) -> Iterator[Any]:
             yield from _family(child)
 
 
-def run(main: Callable[[], Awaitable[T]], clock: ManualClock, seed: int) -> T:
+@final
+class _Steps(trio.abc.Instrument):
+    def __init__(self, on_step: Callable[[], object]) -> None:
+        self._on_step = on_step
+
+    def before_task_step(self, task: trio.lowlevel.Task) -> None:
+        self._on_step()
+
+
+def run(main: Callable[[], Awaitable[T]], clock: ManualClock, seed: int, on_step: Callable[[], object] | None) -> T:
     """Run `main` to its end on a trio of its own."""
-    virtual = _VirtualClock(clock)
+    virtual = _VirtualClock(clock, on_step)
     here = threading.get_ident()
     start_thread_soon = _trio_threads.start_thread_soon
 
@@ -119,10 +137,11 @@ def run(main: Callable[[], Awaitable[T]], clock: ManualClock, seed: int) -> T:
             return await main()
         raise AssertionError("only a deadlock cancels the scope")
 
+    options = {"clock": virtual, "instruments": [] if on_step is None else [_Steps(on_step)]}
     scheduler = replaced(_trio_run, _ALLOW_DETERMINISTIC_SCHEDULING=True, _r=random.Random(f"{seed}:trio"))
     try:
         with _one_at_a_time, scheduler, replaced(_trio_threads, start_thread_soon=start_elsewhere):
-            return anyio.run(guarded, backend="trio", backend_options={"clock": virtual})
+            return anyio.run(guarded, backend="trio", backend_options=options)
     finally:
         if virtual.deadlock is not None:  # whatever else came of it
             raise Deadlock(virtual.deadlock)

@@ -9,7 +9,7 @@ from pathlib import Path
 from traceback import FrameSummary, StackSummary
 from typing import Any, final
 
-__all__ = ["EPOCH", "Deadlock", "ManualClock", "VirtualTimeError", "describe_deadlock", "refusal"]
+__all__ = ["EPOCH", "Deadlock", "ManualClock", "VirtualTimeError", "describe_deadlock", "describe_wait", "refusal"]
 
 EPOCH = 1_767_225_600.0
 """What the wall clock shows at virtual second 0: 2026-01-01 00:00 UTC."""
@@ -60,15 +60,16 @@ class ManualClock:
 
 
 def describe_deadlock(now: float, tasks: Iterable[tuple[str, object]]) -> str:
-    """The message of `Deadlock`: each task's name, and where it waits as a traceback shows it."""
-    dumps = [f"{name}\n{''.join(_awaits(coroutine).format()).rstrip()}" for name, coroutine in tasks]
+    """The message of `Deadlock`: each task's name and where it waits."""
+    dumps = [f"{name}\n{describe_wait(coroutine)}" for name, coroutine in tasks]
     waiting = "1 task waits" if len(dumps) == 1 else f"{len(dumps)} tasks wait"
     head = f"at virtual second {now:.9g} nothing is scheduled and {waiting} for ever, the innermost await last:"
     return "\n\n".join([head, *dumps])
 
 
-def _awaits(waiting: Any) -> StackSummary:
-    """The chain of awaits of a suspended coroutine, without the event loop's inner works."""
+def describe_wait(coroutine: object) -> str:
+    """Where a suspended coroutine waits, as a traceback shows it, without the event loop's inner works."""
+    waiting: Any = coroutine
     chain: list[FrameSummary] = []
     while waiting is not None:
         for kind, following in (("cr", "cr_await"), ("gi", "gi_yieldfrom"), ("ag", "ag_await")):
@@ -84,4 +85,5 @@ def _awaits(waiting: Any) -> StackSummary:
     inner = [not machinery.isdisjoint(Path(frame.filename).parents) for frame in chain]
     # Of the machinery only the call that the code itself awaits: `wait`, `acquire`, `sleep_forever`.
     awaited = next((i for i in range(len(chain), 0, -1) if not inner[i - 1]), 0)
-    return StackSummary.from_list([frame for i, frame in enumerate(chain) if i == awaited or not inner[i]])
+    shown = [frame for i, frame in enumerate(chain) if i == awaited or not inner[i]]
+    return "".join(StackSummary.from_list(shown).format()).rstrip()

@@ -45,13 +45,15 @@ def run(
     backend: str = "asyncio",
     seed: int = 0,
     emit: Callable[[Event], None] | None = None,
+    on_step: Callable[[], object] | None = None,
 ) -> T:
     """Run the async function `main` to its end in virtual time and return its result.
 
     The clock starts at 0.0. Below `main` the ambient `Runtime` is virtual too: `now` is the event loop's own time,
     `wall` starts at `EPOCH`, `random` is `random.Random(seed).random`, `new_id` makes UUIDs from the seed, `pause`
     (a plain function that sleeps) moves the clock and lets timers fire once control is back at the loop, and
-    events go to `emit`.
+    events go to `emit`. `on_step`, a plain function, is called before each step of a task (on asyncio before each
+    callback of the loop) and before each jump of the clock: it may wake tasks up, but must not raise.
 
     Raises what `main` raises, `Deadlock` when nothing can wake it any more, and `ValueError` for a backend that
     does not exist. trio has to be installed for `backend="trio"`.
@@ -61,11 +63,11 @@ def run(
         if backend == "asyncio":
             from resilient.testing import _asyncio
 
-            return _asyncio.run(main, clock)
+            return _asyncio.run(main, clock, on_step)
         if backend == "trio":
             from resilient.testing import _trio
 
-            return _trio.run(main, clock, seed)
+            return _trio.run(main, clock, seed, on_step)
     raise ValueError(f"backend={backend!r}: virtual time runs on 'asyncio' and 'trio'")
 
 

@@ -1,0 +1,59 @@
+"""From a URL to a store."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
+
+if TYPE_CHECKING:
+    from resilient.backends.store import Store
+
+__all__ = ["connect"]
+
+
+def connect(url: str) -> Store:
+    """Return the store that `url` names. Nothing is opened before the store is used.
+
+    `memory://`
+        A new store in this process's memory. Options: `max_records`.
+    `sqlite:///orders.db`, `sqlite:////var/lib/orders.db`
+        A file, relative to the working directory (three slashes) or absolute (four). Options: `busy_timeout`,
+        `threads`.
+
+    Options are query arguments: `sqlite:///orders.db?busy_timeout=2`. Raises `ValueError` for a URL that names no
+    store, or an option that it does not have.
+    """
+    parts = urlsplit(url)
+    make = _SCHEMES.get(parts.scheme)
+    if make is None:
+        raise ValueError(f"store={url!r}: known are {', '.join(f'{scheme}://' for scheme in _SCHEMES)}")
+    options = dict(parse_qsl(parts.query, strict_parsing=bool(parts.query)))
+    store = make(parts, options)
+    if options:
+        raise ValueError(f"store={url!r}: {parts.scheme}:// has no option {', '.join(map(repr, options))}")
+    return store
+
+
+def _memory(parts: SplitResult, options: dict[str, str]) -> Store:
+    from resilient.backends.memory import MemoryStore
+
+    if parts.netloc or parts.path:
+        raise ValueError(f"store={parts.geturl()!r}: memory:// has neither host nor path")
+    return MemoryStore(max_records=int(options.pop("max_records", "100000")))
+
+
+def _sqlite(parts: SplitResult, options: dict[str, str]) -> Store:
+    from resilient.backends.sqlite import SQLiteStore
+
+    path = unquote(parts.path.removeprefix("/"))
+    if parts.netloc or not path:
+        raise ValueError(f"store={parts.geturl()!r}: write sqlite:///relative.db or sqlite:////absolute.db")
+    return SQLiteStore(
+        path,
+        busy_timeout=float(options.pop("busy_timeout", "5")),
+        threads=int(options.pop("threads", "8")),
+    )
+
+
+_SCHEMES: dict[str, Callable[[SplitResult, dict[str, str]], Store]] = {"memory": _memory, "sqlite": _sqlite}

@@ -1,0 +1,309 @@
+"""One SQLite file: its connections, its write lock, its tables, and a guard against forks.
+
+Two facts of SQLite shape this module. It has one writer at a time, and those who wait for it poll; so the threads of
+one process queue for a lock of their own first. And its file locks belong to a process, not to a connection: a child
+that was forked while a connection was open believes that it holds locks which it does not, and its commits can be
+lost without an error (https://www.sqlite.org/howtocorrupt.html, section 2.6). Such a child is refused.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sqlite3
+import threading
+from collections import deque
+from collections.abc import Callable, Generator, Sequence
+from pathlib import Path
+from typing import Literal, NoReturn, TypeVar, final
+from weakref import WeakSet
+
+from resilient.context import current_runtime
+from resilient.errors import StoreUnavailable
+
+__all__ = ["Connection", "Database", "EffectConnection"]
+
+C = TypeVar("C", bound="Connection")
+
+_IDLE = 16
+"""Connections kept for the next use."""
+_WAL_RETRY = 0.01
+"""Seconds between attempts to switch a new file to the write-ahead log."""
+
+
+class Connection(sqlite3.Connection):
+    """A connection that closes itself when nothing refers to it any more."""
+
+    file: tuple[int, int] = (0, 0)
+    """Device and inode: what the process's file locks belong to."""
+
+    def __del__(self) -> None:
+        sqlite3.Connection.close(self)
+
+
+@final
+class EffectConnection(Connection):
+    """The connection of one open transaction, which somebody else ends."""
+
+    def commit(self) -> NoReturn:
+        """Raise: the effect and its record are committed together, by whoever opened the transaction."""
+        raise RuntimeError(
+            "the transaction of a claim is committed together with its record, after the handler returned"
+        )
+
+    def rollback(self) -> NoReturn:
+        """Raise: an exception that leaves the block undoes it."""
+        raise RuntimeError("the transaction of a claim is undone by an exception that leaves its block")
+
+    def executescript(self, sql_script: str, /) -> NoReturn:
+        """Raise: a script commits before it begins."""
+        raise RuntimeError("executescript() commits what is open; use execute(), statement by statement")
+
+    def close(self) -> NoReturn:
+        """Raise: the record is still to be written through this connection."""
+        raise RuntimeError("the connection of a claim is closed when its record is committed")
+
+    def __enter__(self) -> NoReturn:
+        raise RuntimeError("`with connection:` would commit; the transaction of a claim is committed with its record")
+
+
+_open: WeakSet[Connection] = WeakSet()
+"""Every connection of this process."""
+_databases: WeakSet[Database] = WeakSet()
+_lost: list[Connection] = []
+"""What a fork left behind in this process. Never used and never closed: closing would end locks of the parent's."""
+_lost_files: set[tuple[int, int]] = set()
+_watching = threading.Lock()
+_watched = False
+
+
+def _watch_forks() -> None:
+    global _watched  # noqa: PLW0603 - hooks cannot be taken back, so this is once a process
+    with _watching:
+        if not _watched and hasattr(os, "register_at_fork"):
+            os.register_at_fork(after_in_child=_after_fork)
+        _watched = True
+
+
+def _after_fork() -> None:
+    _lost.extend(_open)
+    _lost_files.update(connection.file for connection in _lost)
+    _open.clear()
+    for database in _databases:
+        database.start_over()
+
+
+@final
+class Database:
+    """One SQLite file in WAL mode, for many threads.
+
+    `path`
+        Where it lives; the folder has to exist, on a local disk (WAL needs shared memory).
+    `tables`
+        Names a set of tables, of which a file can hold several.
+    `migrations`
+        The statements that lead from each version of these tables to the next. They are run when the file is first
+        used, by whichever process comes first.
+    `busy_timeout`
+        Seconds to wait for the write lock.
+    `on_connect`
+        Is called with every new connection: for pragmas, functions and collations.
+
+    Every commit is synced to disk: with less, the last commits may be lost with the power, and then their effects
+    run again.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        tables: str,
+        migrations: Sequence[Sequence[str]],
+        busy_timeout: float,
+        on_connect: Callable[[sqlite3.Connection], object] | None = None,
+    ) -> None:
+        if not busy_timeout > 0:
+            raise ValueError(f"busy_timeout={busy_timeout!r}: waiting for the write lock takes more than 0 seconds")
+        self.path = Path(path)
+        self._tables = tables
+        self._migrations = migrations
+        self._busy_timeout = busy_timeout
+        self._on_connect = on_connect
+        self.start_over()
+        _databases.add(self)
+
+    def start_over(self) -> None:
+        """Forget all connections: at the beginning, and in a forked child."""
+        self._writing = threading.Lock()
+        self._preparing = threading.Lock()
+        self._drop_idle()
+
+    @contextlib.contextmanager
+    def read(self) -> Generator[Connection]:
+        """Lend a connection for statements that change nothing."""
+        with self.reporting(), self._lend() as connection:
+            yield connection
+
+    @contextlib.contextmanager
+    def write(self) -> Generator[Connection]:
+        """Lend a connection inside a transaction that already holds the write lock, and commit it."""
+        with self.reporting(), self._queue(), self._lend() as connection, _transact(connection):
+            yield connection
+
+    def open_effect(self) -> EffectConnection:
+        """Open a connection inside a transaction that holds the write lock until `end_effect`.
+
+        It is not lent from the others and not used again: what a handler does to it, or keeps of it, ends with it.
+        """
+        self._acquire()
+        opened = False
+        try:
+            with self.reporting():
+                self._prepare()
+                # An error can make SQLite roll back on its own. With an isolation level the next statement then begins
+                # a transaction that nobody commits; without one it would be a commit of its own.
+                connection = self._connect(EffectConnection, isolation_level="IMMEDIATE")
+                connection.execute("BEGIN IMMEDIATE")
+                opened = True
+                return connection
+        finally:
+            if not opened:
+                self._writing.release()
+
+    def end_effect(self, connection: EffectConnection) -> None:
+        """Undo what is not committed, and let others write. The connection cannot write any more."""
+        try:
+            with self.reporting():
+                # Somebody may still hold it, in a thread that a cancellation left behind: what it executes next must
+                # not become a commit of its own.
+                connection.execute("PRAGMA query_only = ON")
+                if connection.in_transaction:
+                    connection.execute("ROLLBACK")
+        finally:
+            self._writing.release()
+
+    def close(self) -> None:
+        """Close what is idle now, and the rest as soon as it is given back."""
+        idle = self._idle
+        self._drop_idle()
+        while idle:
+            idle.pop().close()
+
+    @contextlib.contextmanager
+    def reporting(self) -> Generator[None]:
+        """Turn SQLite's errors into `StoreUnavailable`."""
+        try:
+            yield
+        except sqlite3.Error as error:
+            raise StoreUnavailable(f"{self.path}: {error}") from error
+
+    def _acquire(self) -> None:
+        if not self._writing.acquire(timeout=self._busy_timeout):
+            raise StoreUnavailable(
+                f"{self.path}: the write lock was not free within {self._busy_timeout} s: a transaction of this "
+                "process is still open (no claim can begin inside the transaction of another one)"
+            )
+
+    @contextlib.contextmanager
+    def _queue(self) -> Generator[None]:
+        self._acquire()
+        try:
+            yield
+        finally:
+            self._writing.release()
+
+    @contextlib.contextmanager
+    def _lend(self) -> Generator[Connection]:
+        self._prepare()
+        idle = self._idle
+        connection = idle.pop() if idle else self._connect(Connection, isolation_level=None)
+        yield connection
+        idle.append(connection)  # after an error it is not used again, and closes itself
+
+    def _drop_idle(self) -> None:
+        self._idle: deque[Connection] = deque(maxlen=_IDLE)
+        self._prepared = False
+
+    def _connect(self, kind: type[C], *, isolation_level: Literal["IMMEDIATE"] | None) -> C:
+        _watch_forks()
+        connection = sqlite3.connect(
+            self.path,
+            timeout=self._busy_timeout,
+            isolation_level=isolation_level,
+            check_same_thread=False,
+            factory=kind,
+        )
+        status = self.path.stat()
+        connection.file = (status.st_dev, status.st_ino)
+        if connection.file in _lost_files:
+            raise StoreUnavailable(
+                f"{self.path}: this process was forked while its parent had the file open, and SQLite would lose "
+                "commits made here; close the store before forking, or start processes with 'spawn'"
+            )
+        _open.add(connection)
+        connection.execute("PRAGMA synchronous = FULL")
+        connection.execute("PRAGMA fullfsync = ON")  # macOS: through the drive's cache; elsewhere it does nothing
+        if self._on_connect is not None:
+            self._on_connect(connection)
+        return connection
+
+    def _prepare(self) -> None:
+        if self._prepared:
+            return
+        with self._preparing:
+            if self._prepared:
+                return
+            connection = self._connect(Connection, isolation_level=None)
+            self._switch_to_wal(connection)
+            with _transact(connection):
+                self._migrate(connection)
+            self._idle.append(connection)
+            self._prepared = True
+
+    def _switch_to_wal(self, connection: Connection) -> None:
+        runtime = current_runtime()
+        give_up = runtime.now() + self._busy_timeout
+        mode = None
+        while mode is None:
+            try:
+                (mode,) = connection.execute("PRAGMA journal_mode = WAL").fetchone()
+            except sqlite3.OperationalError as error:
+                # Several processes at a new file: SQLite does not queue them for this.
+                if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or runtime.now() >= give_up:
+                    raise
+                runtime.pause(_WAL_RETRY)
+        if mode != "wal":
+            raise StoreUnavailable(f"{self.path}: SQLite's write-ahead log is not to be had here (it is {mode!r})")
+
+    def _migrate(self, connection: Connection) -> None:
+        connection.execute(
+            "CREATE TABLE IF NOT EXISTS resilient_schema (tables TEXT PRIMARY KEY, version INTEGER NOT NULL)"
+        )
+        find = "SELECT version FROM resilient_schema WHERE tables = ?"
+        row: tuple[int] | None = connection.execute(find, (self._tables,)).fetchone()
+        version = 0 if row is None else row[0]
+        if version > len(self._migrations):
+            raise StoreUnavailable(
+                f"{self.path}: its {self._tables} have version {version}, made by a newer release; "
+                f"this one knows {len(self._migrations)}"
+            )
+        for statements in self._migrations[version:]:
+            for statement in statements:
+                connection.execute(statement)
+        if version < len(self._migrations):
+            connection.execute(
+                "INSERT OR REPLACE INTO resilient_schema (tables, version) VALUES (?, ?)",
+                (self._tables, len(self._migrations)),
+            )
+
+
+@contextlib.contextmanager
+def _transact(connection: Connection) -> Generator[None]:
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+    except BaseException:
+        if connection.in_transaction:  # some errors roll back by themselves
+            connection.execute("ROLLBACK")
+        raise
+    connection.execute("COMMIT")

@@ -1,0 +1,114 @@
+"""Where in a pipeline the instance is picked."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, final
+
+from resilient.balancing.balancer import Balancer, Pick
+from resilient.call import Call, End, Next, Policy
+from resilient.errors import NoInstance
+from resilient.events import Event, InstancePicked, send_event
+from resilient.policies.base import OwnPolicy, Role, refuse
+from resilient.runtime import Runtime
+from resilient.verdict import Outcome, Verdict
+
+__all__ = ["Balance"]
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Balance(OwnPolicy):
+    """Pick an instance for each attempt, and learn from how the attempt ends.
+
+    In the `policies` of a `Service`, `Balance()` marks the place; the service brings the balancer. What stands
+    inside sees single attempts at one instance, and what stands outside sees all of them. Ejection is fed from
+    here: a timeout inside counts against the instance, one outside does not.
+
+    Raises `NoInstance` where there is none to send to.
+    """
+
+    balancer: Balancer | None = field(default=None, kw_only=False)
+    role: ClassVar[Role] = Role.BALANCE
+
+    def link(self, nxt: Next[Any], below: Sequence[Policy]) -> Next[Any]:
+        """Pick, and settle the pick around `nxt`."""
+        del below
+        balancer = self.balancer
+        if balancer is None:
+            raise TypeError("Balance(): marks a place in the policies of a Service; elsewhere give it a Balancer")
+
+        async def layer(call: Call) -> Any:
+            runtime = call.runtime
+            started = runtime.now()
+            try:
+                pick = balancer.pick(started, runtime.random, call.tried)
+            except NoInstance as rejection:
+                raise refuse(call, rejection) from None
+            if call.tried is not None:
+                call.tried.append(pick.instance)
+            if runtime.emit is not None:
+                picked = InstancePicked(at=started, name=call.name, instance=pick.instance.id, reason=pick.reason)
+                send_event(runtime.emit, picked)
+            attempt = _Attempt(balancer, pick, call, started)
+            try:
+                result = await nxt(call.evolve(instance=pick.instance))
+            except BaseException as error:
+                attempt.settle(call.classify.judge_error(error))
+                raise
+            judge = call.classify.result
+            outcome = _GOOD if judge is None else call.classify.judge_result(result)
+            if call.ends is None:
+                attempt.settle(outcome)
+            else:
+                call.ends.append(attempt.streaming(outcome))
+            return result
+
+        return layer
+
+
+_GOOD = Outcome(None, None, Verdict.OK)
+
+
+@final
+class _Attempt:
+    """One pick, from its beginning to its end."""
+
+    __slots__ = ("balancer", "call", "pick", "started")
+
+    def __init__(self, balancer: Balancer, pick: Pick, call: Call, started: float) -> None:
+        self.balancer = balancer
+        self.pick = pick
+        self.call = call
+        self.started = started
+
+    def settle(self, outcome: Outcome, latency: float | None = None) -> None:
+        runtime = self.call.runtime
+        now = runtime.now()
+        if latency is None:
+            latency = now - self.started
+        verdict, hint = outcome.verdict, outcome.retry_after
+        _announce(runtime, self.balancer.settle(self.pick, verdict, latency, now, runtime.random, hint))
+
+    def streaming(self, outcome: Outcome) -> End:
+        """Note the latency, which is that of the first byte; the rest is settled when the stream is over."""
+        runtime = self.call.runtime
+        now = runtime.now()
+        latency = now - self.started
+        if outcome.verdict.good:
+            _announce(runtime, self.balancer.first_byte(self.pick, latency, now, runtime.random))
+
+        def end(error: BaseException | None) -> None:
+            if error is None:
+                self.settle(outcome, latency)
+            else:
+                self.settle(self.call.classify.judge_error(error))
+
+        return end
+
+
+def _announce(runtime: Runtime, events: Iterable[Event]) -> None:
+    if runtime.emit is not None:
+        for event in events:
+            send_event(runtime.emit, event)

@@ -1,0 +1,91 @@
+"""The grammar that all discovery URLs share."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import NoReturn, final
+from urllib.parse import parse_qsl, unquote
+
+__all__ = ["Location"]
+
+_URL = re.compile(r"(?P<scheme>[a-z][a-z0-9+.-]*)://(?P<authority>[^/?#]*)(?P<path>/[^?#]*)?(?:\?(?P<query>[^#]*))?")
+_ENDPOINT = re.compile(r"(?:\[(?P<v6>[0-9A-Fa-f:.%]+)\]|(?P<host>[^:\[\]]+)):(?P<port>[0-9]{1,5})")
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Location:
+    """A discovery URL taken apart: `scheme://authority/path?option=value&option=value`.
+
+    The methods read what a scheme expects and raise `ValueError`, with what is allowed, for anything else.
+    """
+
+    url: str
+    scheme: str
+    authority: str
+    path: str
+    """With its percent escapes resolved; empty, or beginning with a slash."""
+    options: Mapping[str, str]
+
+    @classmethod
+    def parse(cls, url: str) -> Location:
+        """Take `url` apart."""
+        match = _URL.fullmatch(url)
+        if match is None:
+            raise ValueError(
+                f"url={url!r}: a discovery URL is scheme://authority/path?option=value, with a lower-case scheme"
+            )
+        try:
+            pairs = parse_qsl(match["query"] or "", keep_blank_values=True, strict_parsing=bool(match["query"]))
+        except ValueError:
+            raise ValueError(f"url={url!r}: options are name=value, with & between them") from None
+        options = dict(pairs)
+        if len(options) < len(pairs):
+            raise ValueError(f"url={url!r}: each option is given once")
+        return cls(url, match["scheme"], match["authority"], unquote(match["path"] or ""), options)
+
+    def refuse(self, why: str) -> NoReturn:
+        """Raise the `ValueError` that says what is wrong with this URL."""
+        raise ValueError(f"url={self.url!r}: {why}")
+
+    def allow(self, *names: str) -> None:
+        """Refuse options of any other name."""
+        for name in self.options:
+            if name not in names:
+                allowed = (
+                    f"the options of {self.scheme}:// are {', '.join(names)}" if names else f"{self.scheme}:// has none"
+                )
+                self.refuse(f"unknown option {name!r}; {allowed}")
+
+    def seconds(self, name: str, default: float) -> float:
+        """Read an option that is a duration."""
+        text = self.options.get(name)
+        if text is None:
+            return default
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if not (math.isfinite(value) and value > 0):
+            self.refuse(f"{name}={text}: a finite number of seconds, more than 0")
+        return value
+
+    def choice(self, name: str, default: str, allowed: Sequence[str]) -> str:
+        """Read an option that is one of a few words."""
+        value = self.options.get(name, default)
+        if value not in allowed:
+            self.refuse(f"{name}={value}: one of {', '.join(allowed)}")
+        return value
+
+    def endpoints(self) -> tuple[tuple[str, int], ...]:
+        """Read an authority that is `host:port,host:port`; an IPv6 address stands in brackets."""
+        found: list[tuple[str, int]] = []
+        for part in self.authority.split(","):
+            match = _ENDPOINT.fullmatch(part)
+            if match is None:
+                self.refuse(f"{part!r} is no host:port (an IPv6 address stands in brackets)")
+            found.append((match["v6"] or match["host"], int(match["port"])))
+        return tuple(found)

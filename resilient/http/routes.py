@@ -1,0 +1,51 @@
+"""Options by route."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from fnmatch import translate
+from typing import Any, final
+
+from resilient.context import Options
+
+__all__ = ["Route", "options_for"]
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Route:
+    """Options for the requests to some paths: `Route("/orders/*", Options(timeout=1.0), methods=("GET",))`.
+
+    In `path`, `*` stands for any characters and `?` for one. `methods` limits it to those; none given means
+    all. The first route that fits a request gives its options; what the request or the surrounding code says
+    itself wins.
+
+    Raises `ValueError` for a path that does not begin with a slash or a star.
+    """
+
+    path: str
+    options: Options
+    methods: tuple[str, ...] = ()
+    _pattern: re.Pattern[str] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        if not self.path.startswith(("/", "*")):
+            raise ValueError(f"path={self.path!r}: a path begins with '/' or '*'")
+        object.__setattr__(self, "methods", tuple(method.upper() for method in self.methods))
+        object.__setattr__(self, "_pattern", re.compile(translate(self.path)))
+
+    def fits(self, request: Any) -> bool:
+        """Whether the route is for this request."""
+        return (not self.methods or request.method in self.methods) and self._pattern.match(
+            request.url.path
+        ) is not None
+
+
+def options_for(request: Any, routes: Sequence[Route], usual: Options | None) -> Options | None:
+    """Return the options of the first route that fits, and the usual ones where it says nothing."""
+    for route in routes:
+        if route.fits(request):
+            return route.options.over(usual)
+    return usual

@@ -1,0 +1,270 @@
+"""One run of an operation under a claim: its lease, its transaction, and the one way it ends.
+
+A host decides what is waited for and how; everything else is the same for coroutines and plain functions.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import math
+from collections.abc import Callable, Generator
+from dataclasses import dataclass
+from typing import Any, final, get_args
+
+from resilient.backends.connecting import connect
+from resilient.backends.store import Abandoned, Answer, Busy, Mismatch, Mode, Replay, Run, Store, Transaction
+from resilient.context import current_runtime
+from resilient.errors import InProgress, KeyReused, LeaseLost, OutcomeUnknown, ResilienceError, StoreUnavailable
+from resilient.idempotency.hosts import Host
+from resilient.runtime import Runtime
+
+__all__ = ["Execution", "Terms"]
+
+_log = logging.getLogger("resilient.idempotency")
+
+_BEATS = 3
+"""Heartbeats a lease: one may be lost, and another late, before the lease is."""
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Terms:
+    """Under which terms operations run: checked once, when they are written down."""
+
+    store: Store
+    mode: Mode
+    lease: float
+    ttl: float
+    runtime: Runtime | None
+
+    @classmethod
+    def agree(cls, store: Store | str, *, mode: Mode, lease: float, ttl: float, runtime: Runtime | None) -> Terms:
+        """Check the terms. Raises `ValueError`."""
+        store = connect(store) if isinstance(store, str) else store
+        if mode not in get_args(Mode):
+            raise ValueError(f"mode={mode!r}: the modes are {', '.join(get_args(Mode))}")
+        if mode not in store.modes:
+            raise ValueError(f"mode={mode!r}: {store!r} offers {', '.join(sorted(store.modes))}")
+        for name, seconds in (("lease", lease), ("ttl", ttl)):
+            if not 0 < seconds < math.inf:
+                raise ValueError(f"{name}={seconds!r}: a finite number of seconds, more than 0")
+        return cls(store=store, mode=mode, lease=lease, ttl=ttl, runtime=runtime)
+
+    async def begin(self, host: Host, scope: str, key: str, fingerprint: bytes) -> Execution | Replay:
+        """Begin to run, or learn what came of it before.
+
+        Raises `KeyReused`, `InProgress`, `OutcomeUnknown`, and `StoreUnavailable` for whatever the store cannot tell.
+        """
+        runtime = self.runtime or current_runtime()
+        store = host.face(self.store)
+
+        async def step() -> Answer:
+            with _closed_on_failure(store):
+                return await store.begin(
+                    scope,
+                    key,
+                    fingerprint,
+                    owner=runtime.new_id(),
+                    lease=self.lease,
+                    ttl=self.ttl,
+                    takeover=self.mode != "at_most_once",
+                )
+
+        async def undo(answer: Answer) -> None:
+            if isinstance(answer, Run):
+                await store.release(answer)
+
+        sent = runtime.now()
+        match await host.shelter(step, undo):
+            case Run() as run:
+                return Execution(self, host, store, run, runtime, sent)
+            case Replay() as replay:
+                return replay
+            case Mismatch():
+                raise KeyReused(f"{key!r}: the key was used before, with another payload")
+            case Busy(retry_after):
+                raise InProgress(f"{key!r}: the same key is being processed", retry_after=retry_after)
+            case Abandoned():
+                raise OutcomeUnknown(f"{key!r}: whoever ran it did not report; reconcile it")
+
+
+@final
+class Execution:
+    """Holds the lease while a handler runs, and ends exactly once: `complete` or `fail`, whichever comes first."""
+
+    def __init__(self, terms: Terms, host: Host, store: Store, run: Run, runtime: Runtime, renewed: float) -> None:
+        self.run = run
+        self.recovery_point = run.recovery_point
+        self.recovery_data = run.recovery_data
+        self.lost = False
+        self.released = False
+        self._terms = terms
+        self._host = host
+        self._store = store
+        self._runtime = runtime
+        self._renewed = renewed
+        """When the request was sent that renewed the lease last: it lasts at least a lease from there."""
+        self._transaction: Transaction | None = None
+        self._ended = False
+        self._turn = host.turn()
+        self._stop = host.repeat(self._beat, terms.lease / _BEATS, runtime)
+
+    @property
+    def transactional(self) -> bool:
+        """Whether effect and record share a transaction."""
+        return self._terms.mode == "transactional"
+
+    @property
+    def connection(self) -> Any:
+        """The connection of the open transaction."""
+        if self._transaction is None:
+            raise RuntimeError("no transaction is open: claim.connection is for code inside `claim.transaction()`")
+        return self._transaction.connection
+
+    async def open(self) -> Any:
+        """Open the transaction of the effect and return its connection."""
+        return await self._host.shelter(self._open)
+
+    async def apply(self, effect: Callable[..., Any], *args: Any) -> Any:
+        """Open the transaction and run `effect` in it, undone if it raises."""
+
+        async def step() -> Any:
+            await self._open()
+            assert self._transaction is not None
+            try:
+                return await self._transaction.call(effect, *args)
+            except BaseException:
+                await self._undo()
+                raise
+
+        return await self._host.shelter(step)
+
+    async def undo(self) -> None:
+        """Undo the transaction; another one may be opened."""
+        await self._host.shelter(self._undo)
+
+    async def save(self, point: str, data: bytes | None) -> None:
+        """Save the recovery point."""
+        await self._host.shelter(lambda: self._save(point, data))
+
+    async def complete(self, result: bytes | None) -> None:
+        """Record the result, together with the effect where a transaction is open.
+
+        Raises `LeaseLost` when somebody else has taken over, and `StoreUnavailable` when the record could not be
+        written: then the effect was undone in a transaction, and is unrecorded without one.
+        """
+        await self._host.shelter(lambda: self._complete(result))
+
+    async def fail(self) -> None:
+        """Record nothing: undo the transaction, and give the key back where nothing can have happened."""
+        await self._host.shelter(self._fail)
+
+    async def _open(self) -> Any:
+        if not self.transactional:
+            raise RuntimeError(f"mode={self._terms.mode!r}: only transactional mode has a transaction")
+        async with self._turn:
+            self._check_running()
+            if self._transaction is not None:
+                raise RuntimeError("the claim's transaction is open already: write everything in one block")
+            with _closed_on_failure(self._store):
+                self._transaction = await self._store.transaction(self.run)
+            if self._transaction is None:
+                self.lost = True
+                raise self._lease_lost()
+            self._renewed = self._runtime.now()
+            return self._transaction.connection
+
+    async def _undo(self) -> None:
+        async with self._turn:
+            await self._roll_back()
+
+    async def _roll_back(self) -> None:
+        transaction, self._transaction = self._transaction, None
+        if transaction is not None:
+            await transaction.rollback()
+
+    async def _save(self, point: str, data: bytes | None) -> None:
+        async with self._turn:
+            self._check_running()
+            if self._transaction is not None:
+                raise RuntimeError("a recovery point is saved before the transaction of the effect, not inside it")
+            with _closed_on_failure(self._store):
+                self.lost = not await self._store.save(self.run, point, data)
+            if self.lost:
+                raise self._lease_lost()
+            self.recovery_point, self.recovery_data = point, data
+
+    async def _complete(self, result: bytes | None) -> None:
+        async with self._turn:
+            self._check_running()
+            self._end()
+            transaction, self._transaction = self._transaction, None
+            try:
+                with _closed_on_failure(self._store):
+                    recorded = await self._record(transaction, result)
+            except StoreUnavailable as error:
+                failure = error
+            else:
+                if recorded:
+                    return
+                raise self._lease_lost()
+            # The reply may have been lost, not the record.
+            if not await self._find_record():
+                raise failure
+
+    async def _record(self, transaction: Transaction | None, result: bytes | None) -> bool:
+        ttl = self._terms.ttl
+        if transaction is None:
+            return await self._store.complete(self.run, result, ttl=ttl)
+        if await transaction.commit(result, ttl=ttl):
+            return True
+        await self._store.release(self.run)
+        raise RuntimeError(
+            "the claim's transaction was undone before its end, by an error inside it that the handler caught; "
+            "nothing was written"
+        )
+
+    async def _find_record(self) -> bool:
+        try:
+            record = await self._store.lookup(self.run.scope, self.run.key)
+        except Exception:
+            return False
+        return record is not None and record.state == "done" and record.fence == self.run.fence
+
+    async def _fail(self) -> None:
+        async with self._turn:
+            if self._ended:
+                return
+            self._end()
+            try:
+                await self._roll_back()
+                await self._give_back()
+            except Exception:
+                _log.warning("%r: the lease could not be given back; it ends by itself", self.run.key, exc_info=True)
+
+    async def _give_back(self) -> None:
+        if self.released or self.transactional:
+            await self._store.release(self.run)
+        elif self._terms.mode == "at_most_once":
+            # Not given back: from here on the outcome is unknown, and need not be waited for.
+            await self._store.heartbeat(self.run, lease=0.0)
+        # A fenced lease is held to its end: what was begun elsewhere gets that long to come to rest.
+
+    async def _beat(self) -> None:
+        async with self._turn:
+            if self._ended or self.lost:
+                return
+            sent = self._runtime.now()
+            if self._transaction is not None:
+                # Nobody can take over while it is open, so there is nothing to renew; but it keeps others waiting.
+                if sent - self._renewed > self._terms.lease:
+                    self.lost = True
+                    await self._quietly(self._roll_back)
+            elif await self._quietly(self._renew):
+                self._renewed = sent
+
+    async def _renew(self) -> bool:
+        renewed = await self._store.heartbeat(self.run, lease=self._terms.lease)
+        self.lost = not renewed
+        return renewed

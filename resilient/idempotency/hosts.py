@@ -1,0 +1,179 @@
+"""What an execution runs in: an event loop of asyncio or trio, or the thread of a plain function."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import AbstractAsyncContextManager
+from contextvars import copy_context
+from types import TracebackType
+from typing import Any, Protocol, TypeVar, final
+
+import anyio
+
+from resilient.backends.faces import DirectStore
+from resilient.backends.store import Store
+from resilient.context import detached
+from resilient.runtime import Runtime
+from resilient.waiting import drive
+
+__all__ = ["Host", "LoopHost", "ThreadHost"]
+
+T = TypeVar("T")
+
+_log = logging.getLogger("resilient.idempotency")
+
+
+class Host(Protocol):
+    """How to wait, to shelter and to repeat."""
+
+    def face(self, store: Store) -> Store:
+        """The face of `store` that fits."""
+        ...
+
+    def turn(self) -> AbstractAsyncContextManager[object]:
+        """A lock: one step of an execution at a time."""
+        ...
+
+    async def shelter(
+        self, step: Callable[[], Coroutine[Any, Any, T]], undo: Callable[[T], Coroutine[Any, Any, object]] | None = None
+    ) -> T:
+        """Run `step` to its end, whatever becomes of the caller; `undo` its result when the caller did not wait."""
+        ...
+
+    def repeat(self, step: Callable[[], Coroutine[Any, Any, None]], interval: float, runtime: Runtime) -> Callable[[], None]:
+        """Run `step` every `interval` seconds until the returned function is called."""
+        ...
+
+
+@final
+class LoopHost:
+    """In an event loop. A task of its own does what must not be torn."""
+
+    def face(self, store: Store) -> Store:
+        """The store as it is."""
+        return store
+
+    def turn(self) -> anyio.Lock:
+        """A lock of the event loop."""
+        return anyio.Lock()
+
+    async def shelter(
+        self, step: Callable[[], Coroutine[Any, Any, T]], undo: Callable[[T], Coroutine[Any, Any, object]] | None = None
+    ) -> T:
+        """Run `step` to its end.
+
+        A cancelled scope is made to wait. A native cancellation of asyncio pierces every shield: then the caller leaves
+        at once, and the step goes on without it.
+        """
+        with anyio.CancelScope(shield=True):
+            if not _on_asyncio():
+                return await step()
+            task = _start(step())
+            try:
+                await asyncio.wait((task,))
+            except asyncio.CancelledError:
+                _start(_after(task, undo))
+                raise
+            return task.result()
+
+    def repeat(self, step: Callable[[], Coroutine[Any, Any, None]], interval: float, runtime: Runtime) -> Callable[[], None]:
+        """Run `step` in a background task."""
+
+        async def run() -> None:
+            while True:
+                await runtime.sleep(interval)
+                await step()
+
+        with detached():
+            if _on_asyncio():
+                return _start(run()).cancel
+            import trio
+
+            scope = trio.CancelScope()
+
+            async def run_in_scope() -> None:
+                with scope:
+                    await run()
+
+            trio.lowlevel.spawn_system_task(run_in_scope, context=copy_context())
+            return scope.cancel
+
+
+@final
+class ThreadHost:
+    """In the thread of a plain function, where nothing is cancelled; a second thread repeats."""
+
+    def face(self, store: Store) -> Store:
+        """The store without its worker threads."""
+        return DirectStore(store.blocking)
+
+    def turn(self) -> AbstractAsyncContextManager[object]:
+        """A lock between the two threads."""
+        return _ThreadTurn()
+
+    async def shelter(
+        self, step: Callable[[], Coroutine[Any, Any, T]], undo: Callable[[T], Coroutine[Any, Any, object]] | None = None
+    ) -> T:
+        """Run `step`."""
+        return await step()
+
+    def repeat(self, step: Callable[[], Coroutine[Any, Any, None]], interval: float, runtime: Runtime) -> Callable[[], None]:
+        """Run `step` in a daemon thread."""
+        stopped = threading.Event()
+
+        def run() -> None:
+            while not stopped.wait(interval):
+                drive(step())
+
+        with detached():
+            context = copy_context()
+        threading.Thread(target=context.run, args=(run,), name="resilient heartbeat", daemon=True).start()
+        return stopped.set
+
+
+@final
+class _ThreadTurn:
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+
+    async def __aenter__(self) -> None:
+        self._lock.acquire()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._lock.release()
+
+
+_tasks: set[asyncio.Task[Any]] = set()
+"""An event loop holds its tasks weakly."""
+
+
+def _on_asyncio() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
+
+
+def _start(coroutine: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+    task = asyncio.create_task(coroutine)
+    _tasks.add(task)
+    task.add_done_callback(_tasks.discard)
+    return task
+
+
+async def _after(task: asyncio.Task[T], undo: Callable[[T], Awaitable[object]] | None) -> None:
+    """What is left to do for a caller that did not wait."""
+    await asyncio.wait((task,))
+    if task.cancelled():
+        return
+    error = task.exception()
+    if error is None and undo is not None:
+        await undo(task.result())
+    elif error is not None:
+        _log.warning("a step failed after its caller had been cancelled: %r", error)

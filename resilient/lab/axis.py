@@ -1,0 +1,145 @@
+"""Round numbers: which ticks an axis has, in which unit, and how figures are written.
+
+Seconds (unit `s`) are shown as µs, ms or s, whichever suits the largest figure. Fractions (unit `%`) are shown as per
+cent. Any other unit is shown as it is, with k and M for thousands and millions.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import final
+
+__all__ = ["Axis", "column_texts", "linear_axis", "log_axis", "quantity", "time_axis"]
+
+NOTHING = "–"
+_MINUS = "\N{MINUS SIGN}"
+_TIME_STEPS = (1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600)
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Axis:
+    """A scale from `low` to `high` with its labelled ticks."""
+
+    low: float
+    high: float
+    ticks: tuple[tuple[float, str], ...]
+    unit: str = ""
+    """What the labels leave out."""
+    log: bool = False
+
+    def place(self, value: float) -> float:
+        """Where `value` lies between `low` (0.0) and `high` (1.0); outside of these it stops at the edge."""
+        if self.log:
+            if value <= 0:
+                return 0.0
+            place = math.log(value / self.low) / math.log(self.high / self.low)
+        else:
+            place = (value - self.low) / (self.high - self.low)
+        return min(max(place, 0.0), 1.0)
+
+
+def linear_axis(values: Iterable[float], unit: str, *, ticks: int = 4) -> Axis:
+    """An axis from 0 (or below, where there are negative values) to a round number above the largest value."""
+    values = list(values)
+    low, high = min(values, default=0.0), max(values, default=0.0)
+    low, high = min(low, 0.0), max(high, 0.0)
+    if low == high:
+        high = 1.0
+    factor, shown = _scale(unit, max(-low, high))
+    step = _round_step((high - low) / factor / ticks)
+    first, last = math.floor(low / factor / step + 1e-9), math.ceil(high / factor / step - 1e-9)
+    labels = tuple((n * step * factor, _tick(n * step, step)) for n in range(first, last + 1))
+    return Axis(first * step * factor, last * step * factor, labels, shown)
+
+
+def log_axis(values: Iterable[float], unit: str) -> Axis:
+    """A logarithmic axis over the positive values, from a power of ten to a power of ten."""
+    positive = [value for value in values if value > 0]
+    low = math.floor(math.log10(min(positive, default=1.0)) + 1e-9)
+    high = max(math.ceil(math.log10(max(positive, default=10.0)) - 1e-9), low + 1)
+    every = math.ceil((high - low) / 5)
+    labels = tuple((10.0**n, quantity(10.0**n, unit)) for n in range(low, high + 1, every))
+    return Axis(10.0**low, 10.0**high, labels, log=True)
+
+
+def time_axis(low: float, high: float, *, ticks: int = 6) -> Axis:
+    """An axis of a run's seconds from exactly `low` to exactly `high`; in minutes where it is long."""
+    if not low < high:
+        raise ValueError(f"low={low!r}, high={high!r}: a time axis begins before it ends")
+    step = next((s for s in _TIME_STEPS if (high - low) / s <= ticks), _round_step((high - low) / ticks / 3600) * 3600)
+    if (high - low) / step < 2:
+        step = _round_step((high - low) / ticks)
+    factor, unit = (60.0, "min") if step >= 60 else (1.0, "s")
+    first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
+    labels = [(n * step, _tick(n * step / factor, step / factor)) for n in range(first, last + 1)]
+    instant, text = labels[-1]
+    labels[-1] = (instant, f"{text} {unit}")
+    return Axis(low, high, tuple(labels), unit)
+
+
+def quantity(value: float | None, unit: str = "") -> str:
+    """Write one figure with three significant digits and its unit: `12.3 ms`, `12.5k calls/s`; a dash for None.
+
+    Per cent has two decimals, and is not rounded up to a hundred.
+    """
+    if value is None or not math.isfinite(value):
+        return NOTHING
+    factor, shown = _scale(unit, abs(value))
+    text = _significant(value / factor)
+    if unit == "%":
+        text = "> 99.99" if 0.99995 <= value < 1 else _trimmed(f"{value * 100:.2f}")
+    return f"{text} {shown}" if shown else text
+
+
+def column_texts(values: Iterable[float | None], unit: str, decimals: int | None = None) -> tuple[list[str], str]:
+    """Write figures that stand below each other, all in one unit with the same decimals; and name that unit."""
+    values = [value if value is not None and math.isfinite(value) else None for value in values]
+    largest = max((abs(value) for value in values if value is not None), default=0.0)
+    factor, shown = _scale(unit, largest)
+    scaled = [None if value is None else value / factor for value in values]
+    if decimals is None:
+        whole = all(value is None or value == round(value) for value in scaled)
+        few = 2 if unit == "%" else min(max(2 - _magnitude(largest / factor), 0), 3)
+        decimals = 0 if whole else few
+    texts = [NOTHING if value is None else f"{value:,.{decimals}f}".replace("-", _MINUS) for value in scaled]
+    return texts, shown
+
+
+def _scale(unit: str, largest: float) -> tuple[float, str]:
+    if unit == "%":
+        return 0.01, "%"
+    if unit != "s" or largest == 0:
+        return 1.0, unit
+    # 0.9995 s is written as 1 s, not as 1000 ms.
+    return next(((f, name) for f, name in ((1.0, "s"), (1e-3, "ms")) if largest >= 0.9995 * f), (1e-6, "µs"))
+
+
+def _round_step(step: float) -> float:
+    """The smallest of 1, 2, 5, 10, ... times a power of ten that is at least `step`."""
+    power = 10.0 ** math.floor(math.log10(step))
+    return next(factor * power for factor in (1, 2, 5, 10) if factor * power >= step * (1 - 1e-9))
+
+
+def _magnitude(value: float) -> int:
+    return math.floor(math.log10(value)) if value > 0 else 0
+
+
+def _tick(value: float, step: float) -> str:
+    for factor, letter in ((1e6, "M"), (1e3, "k")):
+        if step >= factor / 2 and abs(value) >= factor:
+            return f"{value / factor:g}{letter}".replace("-", _MINUS)
+    return f"{value:.{max(-_magnitude(step), 0)}f}".replace("-", _MINUS)
+
+
+def _significant(value: float) -> str:
+    for least, factor, letter in ((1e9, 1e9, "G"), (1e6, 1e6, "M"), (1e4, 1e3, "k")):
+        if abs(value) >= least:
+            return _significant(value / factor) + letter
+    return _trimmed(f"{value:,.{min(max(2 - _magnitude(abs(value)), 0), 6)}f}")
+
+
+def _trimmed(text: str) -> str:
+    return (text.rstrip("0").rstrip(".") if "." in text else text).replace("-", _MINUS)

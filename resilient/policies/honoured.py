@@ -1,0 +1,60 @@
+"""Idempotency keys for a far side that honours them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, final
+
+from resilient.call import Call, Next, Policy
+from resilient.policies.base import OwnPolicy, Role
+
+__all__ = ["Honoured"]
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Honoured(OwnPolicy):
+    """Declare that the far side honours idempotency keys, and give each logical call one.
+
+    A call that may run twice anyway (GET, PUT, DELETE, `options(idempotent=True)`) needs none. Every other gets
+    one, once, outside of everything that repeats it, so that all its attempts, hedges and redirects carry the
+    same; it is then repeatable, because the far side processes it exactly once. A key that the caller brought
+    is kept.
+
+    `window`
+        For how many seconds the far side remembers a key: 86,400, a day, as `IdempotencyMiddleware` does and
+        most public interfaces promise. No attempt is made later than that after the first, since it might be
+        processed as new.
+    `keys`
+        Makes the key from the call, such as one derived from an order number, so that a restarted process
+        makes the same. The default is the runtime's `new_id`, a random UUID.
+
+    Raises `ValueError` unless `window` is finite and positive.
+    """
+
+    window: float = 86_400.0
+    keys: Callable[[Call], str] | None = None
+    role: ClassVar[Role] = Role.KEY
+    stateful: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.window) and self.window > 0):
+            raise ValueError(f"window={self.window!r}: a finite number of seconds, more than 0")
+
+    def link(self, nxt: Next[Any], below: Sequence[Policy]) -> Next[Any]:
+        """Give the call a key before `nxt`."""
+        del below
+
+        async def layer(call: Call) -> Any:
+            if call.repeatable:
+                return await nxt(call)
+            forgotten = call.runtime.now() + self.window
+            keyed = call if call.deadline is not None and call.deadline < forgotten else call.evolve(deadline=forgotten)
+            if keyed.idempotency_key is None:
+                keyed.idempotency_key = call.runtime.new_id() if self.keys is None else self.keys(call)
+            keyed.repeatable = True
+            return await nxt(keyed)
+
+        return layer

@@ -1,0 +1,366 @@
+"""A service: where its instances are, which one gets a call, and what happens when it fails."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine, Sequence
+from contextlib import AsyncExitStack, ExitStack
+from types import TracebackType
+from typing import Any, Concatenate, ParamSpec, TypeVar, cast, final, overload
+
+import anyio
+from anyio.from_thread import start_blocking_portal
+
+from resilient.balancing import Balancer, Explanation, Picker, Standing
+from resilient.balancing.policy import Balance
+from resilient.budget import RetryBudget
+from resilient.call import Call, Policy
+from resilient.context import Options, current_runtime, detached
+from resilient.discovery import Discovery, connect
+from resilient.errors import DiscoveryError
+from resilient.events import SnapshotStale, send_event
+from resilient.instance import Instance
+from resilient.machines.backoff import Backoff
+from resilient.machines.outlier import Ejection
+from resilient.pipeline import Pipeline, decorate
+from resilient.policies.adaptive_throttle import AdaptiveThrottle
+from resilient.policies.base import OwnPolicy, Role
+from resilient.policies.hedge import Hedge
+from resilient.policies.honoured import Honoured
+from resilient.policies.retry import Retry
+from resilient.policies.timeout import Timeout
+from resilient.runtime import Runtime
+from resilient.snapshot import Snapshot
+from resilient.verdict import Classifier
+
+__all__ = ["Honoured", "Service", "default_policies"]
+
+P = ParamSpec("P")
+T = TypeVar("T")
+Y = TypeVar("Y")
+S = TypeVar("S")
+
+_log = logging.getLogger("resilient")
+_TOTAL = 10.0
+_ATTEMPT = 2.5
+_STARTUP = 5.0
+_WATCH_AGAIN = Backoff(base=0.5, cap=10.0)
+
+
+def default_policies(
+    *,
+    timeout: float | None = _TOTAL,
+    idempotency: Honoured | None = None,
+    retry: Retry | None = None,
+    hedge: Hedge | None = None,
+    throttle: AdaptiveThrottle | None = None,
+    attempt_timeout: float | None = _ATTEMPT,
+) -> list[Policy]:
+    """Return the stack of policies that a `Service` has by default, outermost first, for editing.
+
+    `timeout` bounds the whole call (10 s), `attempt_timeout` one attempt (2.5 s, so that three attempts and the
+    waits between them fit in). Either may be None. `retry` and `throttle` replace `Retry()` and
+    `AdaptiveThrottle()`; `hedge` is off unless given.
+    """
+    stack: list[Policy | None] = [
+        # The total deadline: everything below must fit in it, the waits between attempts included.
+        None if timeout is None else Timeout(timeout),
+        # The idempotency key: minted once, above everything that repeats the call.
+        idempotency,
+        # Retry, paid from the destination's budget: the only layer that repeats in time.
+        Retry() if retry is None else retry,
+        # Hedge: the only layer that repeats in parallel; below retry, or each slow call would start a second series.
+        hedge,
+        # Adaptive throttle: below retry and hedge, because it counts attempts; above balance, because what it counts
+        # is how the far side as a whole takes them.
+        AdaptiveThrottle() if throttle is None else throttle,
+        # Balance: below everything that repeats, so that each attempt gets an instance of its own; it sees each
+        # attempt's end, and holds each instance's breaker.
+        Balance(),
+        # The attempt's timeout: below balance, so that it is the instance that counts as slow.
+        None if attempt_timeout is None else Timeout(attempt_timeout),
+        # Below all of them the call is sent, within the deadline that the timeouts have lowered.
+    ]
+    return [policy for policy in stack if policy is not None]
+
+
+@final
+class Service:
+    """One remote service: found by discovery, balanced, and called through policies.
+
+    ::
+
+        orders = Service("orders", "file:///run/registry/orders/", idempotency=Honoured())
+
+        async with orders:
+            @orders
+            async def quote(instance: Instance, sku: str) -> float: ...
+
+            async with resilient.http.client(orders) as client:
+                await client.post("/orders", json={"sku": "A-1"})
+
+    `name`
+        Of the service: the host in `http://orders/...`, and its name in events and errors.
+    `discovery`
+        Where the instances are learned: a URL (see `resilient.discovery.connect`) or any `Discovery`.
+    `balancer`
+        How an instance is chosen: a picker (`PeakEwma()` by default), or a whole `Balancer`.
+    `ejection`
+        When an instance that fails is left out (`Ejection()`); None: never. Not together with a `Balancer`, which has
+        its own.
+    `idempotency`
+        `Honoured()` says that the service honours the Idempotency-Key header. Without it a POST is not repeatable.
+    `policies`
+        Replace the default stack (`default_policies`). `Balance()` marks where the instance is picked; where it
+        is missing, it stands just outside the innermost `Timeout`, or innermost.
+    `classify`
+        Judges results and exceptions of decorated functions; HTTP has its own.
+    `startup`
+        How many seconds opening waits at most for discovery's first answer (5.0). After that the service is
+        open all the same, and calls raise `NoInstance` until there is an answer; `ready` is for those who must
+        know.
+    `runtime`
+        Replaces the ambient runtime.
+
+    It is open inside `async with`, or inside `with` where there is no event loop: a thread then keeps it up to
+    date. While it is open, the instances that discovery reports are followed in the background; an error of
+    discovery keeps the last good ones.
+
+    Thread-safe. Raises `ValueError` or `TypeError` for a URL, an order of policies or an argument that cannot work.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        discovery: str | Discovery,
+        *,
+        balancer: Picker | Balancer | None = None,
+        ejection: Ejection | None = Ejection(),  # noqa: B008 - it is frozen
+        idempotency: Honoured | None = None,
+        policies: Sequence[Policy] | None = None,
+        classify: Classifier | None = None,
+        startup: float = _STARTUP,
+        runtime: Runtime | None = None,
+    ) -> None:
+        if not name:
+            raise ValueError("name='': a service needs a name; it is the host of its URLs")
+        if not (math.isfinite(startup) and startup >= 0):
+            raise ValueError(f"startup={startup!r}: a finite number of seconds, at least 0")
+        self.name = name
+        self.discovery = connect(discovery) if isinstance(discovery, str) else discovery
+        if isinstance(balancer, Balancer):
+            self.balancer = balancer
+        else:
+            self.balancer = Balancer(balancer, ejection=ejection, name=name)
+        if policies is None:
+            stack = default_policies(idempotency=idempotency)
+        else:
+            stack = _with_key(list(policies), idempotency)
+        self.pipeline = Pipeline(*_with_balance(stack, self.balancer), classify=classify, runtime=runtime)
+        self.budget = _budget_of(self.pipeline.policies)
+        self.startup = startup
+        self._runtime = runtime
+        self._open: AsyncExitStack | None = None
+        self._portal: ExitStack | None = None
+        self._answered: anyio.Event | None = None
+
+    def __repr__(self) -> str:
+        return f"Service({self.name!r}, {self.discovery!r})"
+
+    # -- what a call goes through ---------------------------------------------------------------------------------
+
+    @overload
+    def __call__(
+        self, fn: Callable[Concatenate[Instance, P], Coroutine[Any, Any, T]], /
+    ) -> Callable[P, Coroutine[Any, Any, T]]: ...
+    @overload
+    def __call__(
+        self, fn: Callable[Concatenate[Instance, P], AsyncGenerator[Y, S]], /
+    ) -> Callable[P, AsyncGenerator[Y, S]]: ...
+    @overload
+    def __call__(
+        self, fn: Callable[Concatenate[Instance, P], AsyncIterator[Y]], /
+    ) -> Callable[P, AsyncGenerator[Y, None]]: ...
+    @overload
+    def __call__(self, fn: Callable[Concatenate[Instance, P], T], /) -> Callable[P, T]: ...
+    def __call__(self, fn: Callable[..., Any], /) -> Callable[..., Any]:
+        """Decorate a function that receives the chosen instance as its first argument; its callers do not pass it."""
+        return decorate(self.pipeline, fn, _instance_first, self.prepare)
+
+    @overload
+    def method(
+        self, fn: Callable[Concatenate[S, Instance, P], Coroutine[Any, Any, T]], /
+    ) -> Callable[Concatenate[S, P], Coroutine[Any, Any, T]]: ...
+    @overload
+    def method(
+        self, fn: Callable[Concatenate[S, Instance, P], AsyncIterator[Y]], /
+    ) -> Callable[Concatenate[S, P], AsyncGenerator[Y, None]]: ...
+    @overload
+    def method(self, fn: Callable[Concatenate[S, Instance, P], T], /) -> Callable[Concatenate[S, P], T]: ...
+    def method(self, fn: Callable[..., Any], /) -> Callable[..., Any]:
+        """Decorate a method, which receives the chosen instance after `self`."""
+        return decorate(self.pipeline, fn, _instance_second, self.prepare)
+
+    def begin(
+        self,
+        name: str,
+        invoke: Callable[[Call], Awaitable[Any]],
+        request: Any,
+        *,
+        repeatable: bool = False,
+        options: Options | None = None,
+    ) -> Call:
+        """Make the call of an adapter, to be passed to `pipeline.chain`; see `Pipeline.begin`."""
+        call = self.pipeline.begin(name, invoke, request, repeatable=repeatable, options=options)
+        self.prepare(call)
+        return call
+
+    def prepare(self, call: Call) -> None:
+        """Give a call that begins what its attempts share: where it was tried, and the destination's budget."""
+        call.tried = []
+        if self.budget is not None:
+            call.budget = self.budget
+            self.budget.deposit(call.runtime.now())
+
+    # -- what is known of the instances ---------------------------------------------------------------------------
+
+    def instances(self) -> tuple[Standing, ...]:
+        """How each instance stands at this moment: its state, load, score and failures."""
+        return self.balancer.instances(self._now())
+
+    def explain(self) -> Explanation:
+        """Why a call made now would go where it goes; `str()` makes a table of it."""
+        return self.balancer.explain(self._now())
+
+    async def ready(self, timeout: float = 10.0) -> None:  # noqa: ASYNC109 - it knows the service's clock
+        """Wait until discovery knows an instance, at most `timeout` seconds; raise `DiscoveryError` if it does not."""
+        runtime = self._runtime or current_runtime()
+        until = runtime.now() + timeout
+        while not self.balancer.snapshot or not self.balancer.snapshot.instances:
+            if runtime.now() >= until:
+                told = "has not answered" if self.balancer.snapshot is None else "knows no instance"
+                raise DiscoveryError(f"{self.name}: after {timeout:g} s {self.discovery!r} {told}")
+            await runtime.sleep(min(0.05, timeout))
+
+    def _now(self) -> float:
+        return (self._runtime or current_runtime()).now()
+
+    # -- its life ---------------------------------------------------------------------------------------------------
+
+    async def __aenter__(self) -> Service:
+        if self._open is not None:
+            raise RuntimeError(f"{self!r} is open already; one `async with` keeps it up to date for everybody")
+        answered = self._answered = anyio.Event()
+        async with AsyncExitStack() as stack:
+            tasks = await stack.enter_async_context(anyio.create_task_group())
+            stack.callback(tasks.cancel_scope.cancel)
+            with detached():  # what outlives the caller must not have its deadline
+                tasks.start_soon(self._follow)
+            with anyio.move_on_after(self.startup):
+                await answered.wait()
+            self._open = stack.pop_all()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        stack, self._open = self._open, None
+        if stack is None:
+            return
+        try:
+            await stack.__aexit__(kind, error, trace)
+        except BaseExceptionGroup as group:
+            # A task group wraps what its body raises; the body here is the user's.
+            if error is None or group.exceptions != (error,):
+                raise
+
+    def __enter__(self) -> Service:
+        with ExitStack() as stack:
+            portal = stack.enter_context(start_blocking_portal())
+            stack.enter_context(portal.wrap_async_context_manager(self))
+            self._portal = stack.pop_all()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        stack, self._portal = self._portal, None
+        if stack is not None:
+            stack.close()
+
+    async def _follow(self) -> None:
+        """Apply every snapshot, for ever; a discovery that breaks down is begun again."""
+        failures = 0
+        while True:
+            try:
+                async for snapshot in self.discovery.watch():
+                    self._apply(snapshot)
+                    failures = 0
+                problem: object = "it ended"
+            except Exception as error:
+                _log.exception("%s: discovery failed; the last instances stay in use", self.name)
+                problem = error
+            failures += 1
+            runtime = self._runtime or current_runtime()
+            if runtime.emit is not None:
+                send_event(runtime.emit, SnapshotStale(at=runtime.now(), name=self.name, error=str(problem)))
+            await runtime.sleep(_WATCH_AGAIN.delay(failures, runtime.random))
+
+    def _apply(self, snapshot: Snapshot) -> None:
+        runtime = self._runtime or current_runtime()
+        events = self.balancer.apply(snapshot, runtime.now(), runtime.random)
+        if self._answered is not None:
+            self._answered.set()
+        if runtime.emit is not None:
+            for event in events:
+                send_event(runtime.emit, event)
+
+
+def _instance_first(call: Call) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    args, kwargs = cast("tuple[tuple[Any, ...], dict[str, Any]]", call.request)
+    return (call.instance, *args), kwargs
+
+
+def _instance_second(call: Call) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    args, kwargs = cast("tuple[tuple[Any, ...], dict[str, Any]]", call.request)
+    return (args[0], call.instance, *args[1:]), kwargs
+
+
+def _role(policy: Policy) -> Role | None:
+    return policy.role if isinstance(policy, OwnPolicy) else None
+
+
+def _with_key(stack: list[Policy], idempotency: Honoured | None) -> list[Policy]:
+    """Put the key just outside of what repeats, unless the stack has one."""
+    if idempotency is None or any(_role(policy) is Role.KEY for policy in stack):
+        return stack
+    repeating = (index for index, policy in enumerate(stack) if _role(policy) in {Role.RETRY, Role.HEDGE})
+    stack.insert(next(repeating, 0), idempotency)
+    return stack
+
+
+def _with_balance(stack: list[Policy], balancer: Balancer) -> list[Policy]:
+    """Put the balancer where `Balance()` marks its place, or just outside of the attempt's timeout."""
+    places = [index for index, policy in enumerate(stack) if isinstance(policy, Balance)]
+    if len(places) > 1:
+        raise ValueError("policies: Balance() stands twice; an attempt goes to one instance")
+    if places:
+        stack[places[0]] = Balance(balancer)
+        return stack
+    inside = len(stack)
+    repeating = max((i for i, policy in enumerate(stack) if _role(policy) in {Role.RETRY, Role.HEDGE}), default=-1)
+    for index in range(inside - 1, repeating, -1):
+        if _role(stack[index]) is Role.TIMEOUT and index > 0:
+            inside = index
+            break
+    stack.insert(inside, Balance(balancer))
+    return stack
+
+
+def _budget_of(policies: Sequence[Policy]) -> RetryBudget | None:
+    """The destination's budget: that of its retries, or one for the hedges alone."""
+    for policy in policies:
+        if isinstance(policy, Retry):
+            return policy.budget
+    return RetryBudget() if any(isinstance(policy, Hedge) for policy in policies) else None
