@@ -1,0 +1,27 @@
+"""Exactly once: a function or a request that takes effect once for each key, however often it is sent.
+
+`once` makes a function so; `resilient.asgi.IdempotencyMiddleware` makes HTTP requests so. Both keep what came of each
+key in a `Store`, which `connect` makes from a URL.
+"""
+
+from __future__ import annotations
+
+from resilient.backends.connecting import connect
+from resilient.backends.store import Mode, Record, Stats, Store
+from resilient.idempotency.claim import BlockingClaim, Claim
+from resilient.idempotency.keys import format_key, parse_key
+from resilient.idempotency.once import Once, once
+
+__all__ = [
+    "BlockingClaim",
+    "Claim",
+    "Mode",
+    "Once",
+    "Record",
+    "Stats",
+    "Store",
+    "connect",
+    "format_key",
+    "once",
+    "parse_key",
+]

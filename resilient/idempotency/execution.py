@@ -8,9 +8,9 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
-from collections.abc import Callable, Generator
+from collections.abc import Awaitable, Callable, Generator
 from dataclasses import dataclass
-from typing import Any, final, get_args
+from typing import Any, TypeVar, final, get_args
 
 from resilient.backends.connecting import connect
 from resilient.backends.store import Abandoned, Answer, Busy, Mismatch, Mode, Replay, Run, Store, Transaction
@@ -20,6 +20,8 @@ from resilient.idempotency.hosts import Host
 from resilient.runtime import Runtime
 
 __all__ = ["Execution", "Terms"]
+
+T = TypeVar("T")
 
 _log = logging.getLogger("resilient.idempotency")
 
@@ -197,51 +199,50 @@ class Execution:
 
     async def _complete(self, result: bytes | None) -> None:
         async with self._turn:
+            if self.released:
+                await self._finish_without_record()
+                return
             self._check_running()
             self._end()
             transaction, self._transaction = self._transaction, None
+            problem: StoreUnavailable | None = None
+            recorded = False
             try:
                 with _closed_on_failure(self._store):
                     recorded = await self._record(transaction, result)
             except StoreUnavailable as error:
-                failure = error
-            else:
-                if recorded:
-                    return
-                raise self._lease_lost()
-            # The reply may have been lost, not the record.
-            if not await self._find_record():
-                raise failure
+                problem = error
+            if recorded or (problem is not None and await self._was_recorded()):
+                return
+            if transaction is None:
+                raise problem or self._lease_lost()
+            await self._quietly(self._give_back)
+            raise problem or RuntimeError(
+                "the claim's transaction was undone before its end, by an error inside it that the handler caught; "
+                "nothing was written"
+            )
 
     async def _record(self, transaction: Transaction | None, result: bytes | None) -> bool:
         ttl = self._terms.ttl
         if transaction is None:
             return await self._store.complete(self.run, result, ttl=ttl)
-        if await transaction.commit(result, ttl=ttl):
-            return True
-        await self._store.release(self.run)
-        raise RuntimeError(
-            "the claim's transaction was undone before its end, by an error inside it that the handler caught; "
-            "nothing was written"
-        )
+        return await transaction.commit(result, ttl=ttl)
 
-    async def _find_record(self) -> bool:
-        try:
-            record = await self._store.lookup(self.run.scope, self.run.key)
-        except Exception:
-            return False
+    async def _was_recorded(self) -> bool:
+        """Whether only the answer was lost, not the record."""
+        record = await self._quietly(lambda: self._store.lookup(self.run.scope, self.run.key))
         return record is not None and record.state == "done" and record.fence == self.run.fence
 
     async def _fail(self) -> None:
         async with self._turn:
-            if self._ended:
-                return
-            self._end()
-            try:
-                await self._roll_back()
-                await self._give_back()
-            except Exception:
-                _log.warning("%r: the lease could not be given back; it ends by itself", self.run.key, exc_info=True)
+            await self._finish_without_record()
+
+    async def _finish_without_record(self) -> None:
+        if self._ended:
+            return
+        self._end()
+        await self._quietly(self._roll_back)
+        await self._quietly(self._give_back)
 
     async def _give_back(self) -> None:
         if self.released or self.transactional:
@@ -256,15 +257,47 @@ class Execution:
             if self._ended or self.lost:
                 return
             sent = self._runtime.now()
-            if self._transaction is not None:
-                # Nobody can take over while it is open, so there is nothing to renew; but it keeps others waiting.
-                if sent - self._renewed > self._terms.lease:
-                    self.lost = True
-                    await self._quietly(self._roll_back)
-            elif await self._quietly(self._renew):
-                self._renewed = sent
+            if self._transaction is None:
+                if await self._quietly(self._renew):
+                    self._renewed = sent
+            elif sent - self._renewed > self._terms.lease:
+                # Nobody can take over while it is open, so there is nothing to renew; but everybody waits for it.
+                self.lost = True
+                await self._quietly(self._roll_back)
 
     async def _renew(self) -> bool:
         renewed = await self._store.heartbeat(self.run, lease=self._terms.lease)
         self.lost = not renewed
         return renewed
+
+    async def _quietly(self, step: Callable[[], Awaitable[T]]) -> T | None:
+        """Run a step whose failure changes nothing for the caller: the lease ends by itself."""
+        try:
+            return await step()
+        except Exception:  # noqa: BLE001 - stores are anybody's; what they raise is logged
+            _log.warning("key %r: %r failed", self.run.key, self._store, exc_info=True)
+            return None
+
+    def _end(self) -> None:
+        self._ended = True
+        self._stop()
+
+    def _check_running(self) -> None:
+        if self.lost:
+            raise self._lease_lost()
+        if self._ended:
+            raise RuntimeError("the claim has ended: its result is recorded, or it failed")
+
+    def _lease_lost(self) -> LeaseLost:
+        return LeaseLost(f"{self.run.key!r}: the lease ended, and somebody else may run it now")
+
+
+@contextlib.contextmanager
+def _closed_on_failure(store: Store) -> Generator[None]:
+    """Fail closed: what a store cannot do is never taken for permission."""
+    try:
+        yield
+    except ResilienceError:
+        raise
+    except Exception as error:
+        raise StoreUnavailable(f"{store!r} failed: {error!r}") from error

@@ -60,11 +60,12 @@ def _dump(value: object) -> bytes:
 def _plain(value: Any) -> dict[str, Any]:
     """What JSON cannot say, under the name of its type."""
     kind = f"{type(value).__module__}.{type(value).__qualname__}"
+    anything = value  # what the checks below do not narrow
     content: Any
     if dataclasses.is_dataclass(value):
         content = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
     elif isinstance(value, Mapping):
-        content = dict(cast("Mapping[Any, Any]", value))
+        content = dict(anything)
     elif isinstance(value, set | frozenset):
         content = sorted(_dump(item).decode() for item in cast("set[Any]", value))
     elif isinstance(value, bytes | bytearray):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Callable, Coroutine
 from contextlib import AbstractAsyncContextManager
 from contextvars import copy_context
 from types import TracebackType
@@ -43,7 +43,9 @@ class Host(Protocol):
         """Run `step` to its end, whatever becomes of the caller; `undo` its result when the caller did not wait."""
         ...
 
-    def repeat(self, step: Callable[[], Coroutine[Any, Any, None]], interval: float, runtime: Runtime) -> Callable[[], None]:
+    def repeat(
+        self, step: Callable[[], Coroutine[Any, Any, None]], interval: float, runtime: Runtime
+    ) -> Callable[[], object]:
         """Run `step` every `interval` seconds until the returned function is called."""
         ...
 
@@ -75,11 +77,14 @@ class LoopHost:
             try:
                 await asyncio.wait((task,))
             except asyncio.CancelledError:
-                _start(_after(task, undo))
+                _finish(task, undo)
                 raise
             return task.result()
+        raise AssertionError("a shield swallows nothing")
 
-    def repeat(self, step: Callable[[], Coroutine[Any, Any, None]], interval: float, runtime: Runtime) -> Callable[[], None]:
+    def repeat(
+        self, step: Callable[[], Coroutine[Any, Any, None]], interval: float, runtime: Runtime
+    ) -> Callable[[], object]:
         """Run `step` in a background task."""
 
         async def run() -> None:
@@ -89,7 +94,8 @@ class LoopHost:
 
         with detached():
             if _on_asyncio():
-                return _start(run()).cancel
+                task = _start(run())
+                return task.cancel
             import trio
 
             scope = trio.CancelScope()
@@ -120,7 +126,9 @@ class ThreadHost:
         """Run `step`."""
         return await step()
 
-    def repeat(self, step: Callable[[], Coroutine[Any, Any, None]], interval: float, runtime: Runtime) -> Callable[[], None]:
+    def repeat(
+        self, step: Callable[[], Coroutine[Any, Any, None]], interval: float, runtime: Runtime
+    ) -> Callable[[], object]:
         """Run `step` in a daemon thread."""
         stopped = threading.Event()
 
@@ -167,13 +175,17 @@ def _start(coroutine: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
     return task
 
 
-async def _after(task: asyncio.Task[T], undo: Callable[[T], Awaitable[object]] | None) -> None:
-    """What is left to do for a caller that did not wait."""
-    await asyncio.wait((task,))
-    if task.cancelled():
-        return
-    error = task.exception()
-    if error is None and undo is not None:
-        await undo(task.result())
-    elif error is not None:
-        _log.warning("a step failed after its caller had been cancelled: %r", error)
+def _finish(task: asyncio.Task[T], undo: Callable[[T], Coroutine[Any, Any, object]] | None) -> None:
+    """Let the step go on without its caller."""
+
+    async def finish() -> None:
+        await asyncio.wait((task,))
+        if task.cancelled():
+            return
+        error = task.exception()
+        if error is not None:
+            _log.warning("a step failed after its caller had been cancelled: %r", error)
+        elif undo is not None:
+            await undo(task.result())
+
+    _ = _start(finish())  # nobody waits for it

@@ -13,8 +13,11 @@ from typing import final
 
 __all__ = ["Axis", "column_texts", "linear_axis", "log_axis", "quantity", "time_axis"]
 
-NOTHING = "–"
+NOTHING = "\N{EN DASH}"
 _MINUS = "\N{MINUS SIGN}"
+_MINUTE = 60.0
+_ALMOST_ALL = 0.99995
+"""From here on two decimals of a per cent would round up to a hundred."""
 _TIME_STEPS = (1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600)
 
 
@@ -51,30 +54,36 @@ def linear_axis(values: Iterable[float], unit: str, *, ticks: int = 4) -> Axis:
     factor, shown = _scale(unit, max(-low, high))
     step = _round_step((high - low) / factor / ticks)
     first, last = math.floor(low / factor / step + 1e-9), math.ceil(high / factor / step - 1e-9)
-    labels = tuple((n * step * factor, _tick(n * step, step)) for n in range(first, last + 1))
+    largest = max(-first, last) * step
+    labels = tuple((n * step * factor, _tick(n * step, step, largest)) for n in range(first, last + 1))
     return Axis(first * step * factor, last * step * factor, labels, shown)
 
 
-def log_axis(values: Iterable[float], unit: str) -> Axis:
-    """A logarithmic axis over the positive values, from a power of ten to a power of ten."""
-    positive = [value for value in values if value > 0]
-    low = math.floor(math.log10(min(positive, default=1.0)) + 1e-9)
-    high = max(math.ceil(math.log10(max(positive, default=10.0)) - 1e-9), low + 1)
-    every = math.ceil((high - low) / 5)
-    labels = tuple((10.0**n, quantity(10.0**n, unit)) for n in range(low, high + 1, every))
-    return Axis(10.0**low, 10.0**high, labels, log=True)
+def log_axis(values: Iterable[float], unit: str, *, ticks: int = 6) -> Axis:
+    """A logarithmic axis over the positive values, with ticks at 1, 2, 5, 10, ... or only at powers of ten."""
+    positive = [value for value in values if value > 0] or [1.0]
+    low, high = _round_down(min(positive)), _round_step(max(positive))
+    if low == high:
+        low, high = _round_down(low * 0.99), _round_step(high * 1.01)
+    steps = [low]
+    while steps[-1] < high * (1 - 1e-9):
+        steps.append(_round_step(steps[-1] * 1.01))
+    if len(steps) > ticks:
+        decades = [step for step in steps if math.isclose(step, 10.0 ** round(math.log10(step)))]
+        steps = decades[:: math.ceil(len(decades) / ticks)]
+    return Axis(low, high, tuple((step, quantity(step, unit)) for step in steps), log=True)
 
 
 def time_axis(low: float, high: float, *, ticks: int = 6) -> Axis:
     """An axis of a run's seconds from exactly `low` to exactly `high`; in minutes where it is long."""
     if not low < high:
         raise ValueError(f"low={low!r}, high={high!r}: a time axis begins before it ends")
-    step = next((s for s in _TIME_STEPS if (high - low) / s <= ticks), _round_step((high - low) / ticks / 3600) * 3600)
-    if (high - low) / step < 2:
-        step = _round_step((high - low) / ticks)
-    factor, unit = (60.0, "min") if step >= 60 else (1.0, "s")
+    span = high - low
+    fitting = [step for step in _TIME_STEPS if 1 < span / step <= ticks]
+    step = fitting[0] if fitting else _round_step(span / ticks)
+    factor, unit = (1.0, "s") if step < _MINUTE else (_MINUTE, "min")
     first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
-    labels = [(n * step, _tick(n * step / factor, step / factor)) for n in range(first, last + 1)]
+    labels = [(n * step, _tick(n * step / factor, step / factor, high / factor)) for n in range(first, last + 1)]
     instant, text = labels[-1]
     labels[-1] = (instant, f"{text} {unit}")
     return Axis(low, high, tuple(labels), unit)
@@ -90,7 +99,7 @@ def quantity(value: float | None, unit: str = "") -> str:
     factor, shown = _scale(unit, abs(value))
     text = _significant(value / factor)
     if unit == "%":
-        text = "> 99.99" if 0.99995 <= value < 1 else _trimmed(f"{value * 100:.2f}")
+        text = "> 99.99" if _ALMOST_ALL <= value < 1 else _trimmed(f"{value * 100:.2f}")
     return f"{text} {shown}" if shown else text
 
 
@@ -117,19 +126,25 @@ def _scale(unit: str, largest: float) -> tuple[float, str]:
     return next(((f, name) for f, name in ((1.0, "s"), (1e-3, "ms")) if largest >= 0.9995 * f), (1e-6, "µs"))
 
 
-def _round_step(step: float) -> float:
-    """The smallest of 1, 2, 5, 10, ... times a power of ten that is at least `step`."""
-    power = 10.0 ** math.floor(math.log10(step))
-    return next(factor * power for factor in (1, 2, 5, 10) if factor * power >= step * (1 - 1e-9))
+def _round_step(least: float) -> float:
+    """The smallest of 1, 2, 5, 10, ... times a power of ten that is at least `least`."""
+    power = 10.0 ** math.floor(math.log10(least))
+    return next(factor * power for factor in (1, 2, 5, 10) if factor * power >= least * (1 - 1e-9))
+
+
+def _round_down(most: float) -> float:
+    """The largest of 1, 2, 5, 10, ... times a power of ten that is at most `most`."""
+    power = 10.0 ** math.floor(math.log10(most))
+    return next(factor * power for factor in (10, 5, 2, 1) if factor * power <= most * (1 + 1e-9))
 
 
 def _magnitude(value: float) -> int:
     return math.floor(math.log10(value)) if value > 0 else 0
 
 
-def _tick(value: float, step: float) -> str:
+def _tick(value: float, step: float, largest: float) -> str:
     for factor, letter in ((1e6, "M"), (1e3, "k")):
-        if step >= factor / 2 and abs(value) >= factor:
+        if largest >= 10 * factor and value:
             return f"{value / factor:g}{letter}".replace("-", _MINUS)
     return f"{value:.{max(-_magnitude(step), 0)}f}".replace("-", _MINUS)
 

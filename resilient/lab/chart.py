@@ -2,14 +2,14 @@
 
 The drawing stretches to whatever width it gets while its text and strokes keep their size, so that the same page is
 read on a desk and on a telephone. Lines are told apart by colours that stay distinct for the colour-blind (after Okabe
-and Ito, darkened for white and lightened for black), from the fifth on by dashes too, and are labelled at their ends.
+and Ito, darkened for white and lightened for black), after the sixth by dashes, and are labelled at their ends.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from html import escape
 from typing import final
 
@@ -17,14 +17,23 @@ from resilient.lab.axis import Axis, linear_axis, log_axis, quantity, time_axis
 
 __all__ = ["Band", "Line", "Marker", "Plot", "draw"]
 
+COLOURS = 6
+"""How many colours report.css has."""
+
 _HEIGHT = 160
 """Pixels of the plotting area."""
 _ROW = 15
 """Pixels of a row of labels above it."""
 _FOOT = 24
 """Pixels of the time axis below it."""
+_OVERHANG = 0.1
+"""How far such a label may reach beyond the right edge, as a part of the width."""
 _LABEL_GAP = 14
 """Pixels between the labels at the ends of two lines."""
+_CHARACTER = 6.6
+"""Pixels of the average character of a label."""
+_LONGEST_LABEL = 18
+"""Characters of a label that still stands at the end of its line; with longer ones there is a legend instead."""
 _COMMON_WIDTH = 400
 """Pixels that the plotting area usually has: only to judge which labels would touch."""
 
@@ -90,4 +99,203 @@ class Plot:
     start: float | None = None
     end: float | None = None
     top: float | None = None
-    colours: dict[str, int] = field(default_factory=dict)
+
+
+def draw(plots: Sequence[Plot], *, colours: Mapping[str, int], keys: Iterator[str]) -> str:
+    """Return the plots as a grid of figures whose axes align.
+
+    `colours` gives the lines' labels their colours; `keys` are names that are unique on the page.
+    """
+    ticks = max((len(text) for plot in plots for _, text in _value_axis(plot).ticks), default=0)
+    ends = max((len(line.label) for plot in plots for line in plot.lines), default=0)
+    too_long = ends > _LONGEST_LABEL
+    margins = f"--left:{_CHARACTER * ticks + 14:.0f}px;--right:{22 if too_long else _CHARACTER * ends + 22:.0f}px"
+    figures = "".join(_figure(plot, colours, next(keys)) for plot in plots)
+    return f'<div class="plots{" legended" if too_long else ""}" style="{margins}">{figures}</div>'
+
+
+def _figure(plot: Plot, colours: Mapping[str, int], key: str) -> str:
+    x, y = _time_axis(plot), _value_axis(plot)
+    flags = _flags(plot, x)
+    top = _ROW * (max((flag.row for flag in flags), default=-1) + 1) + 8
+    below = [
+        *(_shade(band, x, top) for band in plot.bands),
+        *_grid(x, y, top),
+        *(flag.pole(top) for flag in flags),
+        *(flag.text() for flag in flags),
+    ]
+    lines = "".join(_path(line, x, y, colours) for line in plot.lines)
+    unit = y.unit or ("logarithmic" if plot.log else "")
+    note = f'<p class="note">{escape(plot.note)}</p>' if plot.note else ""
+    return (
+        f'<figure class="plot"><figcaption><b>{escape(plot.title)}</b> <span class="unit">{escape(unit)}</span>'
+        f'</figcaption><svg class="chart" height="{top + _HEIGHT + _FOOT}" role="img" '
+        f'aria-labelledby="{key}-title {key}-desc"><title id="{key}-title">{escape(plot.title)}</title>'
+        f'<desc id="{key}-desc">{escape(_in_words(plot))}</desc>{"".join(below)}'
+        f'<svg class="lines" y="{top}" width="100%" height="{_HEIGHT}" viewBox="0 0 1000 {_HEIGHT}" '
+        f'preserveAspectRatio="none">{lines}</svg>{"".join(_end_labels(plot.lines, y, top, colours))}</svg>'
+        f"{_legend(plot.lines, colours)}{note}</figure>"
+    )
+
+
+def _time_axis(plot: Plot) -> Axis:
+    instants = [at for line in plot.lines for at, _ in line.points]
+    instants += [at for band in plot.bands for at in (band.start, band.end)]
+    instants += [marker.at for marker in plot.markers]
+    low = min(instants, default=0.0) if plot.start is None else plot.start
+    high = max(instants, default=1.0) if plot.end is None else plot.end
+    return time_axis(low, high if high > low else low + 1)
+
+
+def _value_axis(plot: Plot) -> Axis:
+    values = [value for line in plot.lines for _, value in line.points if value is not None and math.isfinite(value)]
+    if plot.top is not None:
+        values.append(plot.top)
+    return log_axis(values, plot.unit) if plot.log else linear_axis(values, plot.unit)
+
+
+def _percent(place: float) -> str:
+    return f"{100 * place:.2f}".rstrip("0").rstrip(".") + "%"
+
+
+def _height(value: float, y: Axis) -> float:
+    """Pixels from the top of the plotting area."""
+    return _HEIGHT * (1 - y.place(value))
+
+
+def _shade(band: Band, x: Axis, top: int) -> str:
+    start, end = x.place(band.start), x.place(band.end)
+    return (
+        f'<rect class="band" x="{_percent(start)}" y="{top}" width="{_percent(end - start)}" height="{_HEIGHT}">'
+        f"<title>{escape(band.label)}</title></rect>"
+    )
+
+
+def _grid(x: Axis, y: Axis, top: int) -> Iterator[str]:
+    for value, text in y.ticks:
+        at = top + _height(value, y)
+        yield f'<line class="grid" x1="0" x2="100%" y1="{at:.1f}" y2="{at:.1f}"/>'
+        yield f'<text class="tick" x="0" dx="-8" y="{at:.1f}" dy=".33em" text-anchor="end">{escape(text)}</text>'
+    bottom = top + _HEIGHT
+    yield f'<line class="axis" x1="0" x2="100%" y1="{bottom}" y2="{bottom}"/>'
+    for number, (at_second, text) in enumerate(x.ticks):
+        place = _percent(x.place(at_second))
+        # Every other one gives way on a narrow screen; the last one has the unit and stays.
+        spare = " spare" if (len(x.ticks) - 1 - number) % 2 else ""
+        yield f'<line class="axis" x1="{place}" x2="{place}" y1="{bottom}" y2="{bottom + 4}"/>'
+        yield f'<text class="tick{spare}" x="{place}" y="{bottom + 17}" text-anchor="middle">{escape(text)}</text>'
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class _Flag:
+    """The label of a band or a marker, above the plotting area, with a pole down to where it begins."""
+
+    label: str
+    place: float
+    row: int
+    to_the_left: bool
+    kind: str
+
+    def pole(self, top: int) -> str:
+        x = _percent(self.place)
+        return f'<line class="pole {self.kind}" x1="{x}" x2="{x}" y1="{self.row * _ROW + 3}" y2="{top + _HEIGHT}"/>'
+
+    def text(self) -> str:
+        dx, anchor = (-5, "end") if self.to_the_left else (5, "start")
+        return (
+            f'<text class="flag" x="{_percent(self.place)}" dx="{dx}" y="{self.row * _ROW + 12}" '
+            f'text-anchor="{anchor}">{escape(self.label)}</text>'
+        )
+
+
+def _flags(plot: Plot, x: Axis) -> list[_Flag]:
+    """Lay the labels out in as few rows as they need not to touch."""
+    events = [(band.start, band.label, "edge") for band in plot.bands]
+    events += [(marker.at, marker.label, "instant") for marker in plot.markers]
+    rows: list[list[tuple[float, float]]] = []
+    flags: list[_Flag] = []
+    for at, label, kind in sorted(events):
+        place = x.place(at)
+        width = (_CHARACTER * len(label) + 12) / _COMMON_WIDTH
+        to_the_left = place + width > 1 + _OVERHANG and place > width
+        taken = (place - width, place) if to_the_left else (place, place + width)
+        row = 0
+        while row < len(rows) and any(taken[0] < right and left < taken[1] for left, right in rows[row]):
+            row += 1
+        if row == len(rows):
+            rows.append([])
+        rows[row].append(taken)
+        flags.append(_Flag(label, place, row, to_the_left, kind))
+    return flags
+
+
+def _class(line: Line, colours: Mapping[str, int]) -> str:
+    if line.muted:
+        return "muted"
+    index = colours.get(line.label, 0)
+    return f"c{index % COLOURS}" + (" dashed" if index >= COLOURS else "")
+
+
+def _path(line: Line, x: Axis, y: Axis, colours: Mapping[str, int]) -> str:
+    commands: list[str] = []
+    pen_down = False
+    for at, value in line.points:
+        if value is None or not math.isfinite(value) or (y.log and value <= 0):
+            pen_down = False
+        elif x.low <= at <= x.high:
+            across, down = f"{1000 * x.place(at):.1f}", f"{_height(value, y):.1f}"
+            if not pen_down:
+                commands.append(f"M{across} {down}h0")  # h0: a point without neighbours is still a dot
+            else:
+                commands.append(f"H{across}V{down}" if line.step else f"L{across} {down}")
+            pen_down = True
+    return f'<path class="{_class(line, colours)}" d="{"".join(commands)}"/>' if commands else ""
+
+
+def _end_labels(lines: Sequence[Line], y: Axis, top: int, colours: Mapping[str, int]) -> Iterator[str]:
+    """Each line's label at its end, moved up or down where two would touch."""
+    ends: list[tuple[float, Line]] = []
+    for line in lines:
+        values = [value for _, value in line.points if value is not None and math.isfinite(value)]
+        if values:
+            ends.append((_height(values[-1], y), line))
+    ends.sort(key=lambda end: end[0])
+    places: list[float] = []
+    for wanted, _ in ends:
+        places.append(max(wanted, places[-1] + _LABEL_GAP) if places else wanted)
+    limit = float(_HEIGHT)
+    for index in reversed(range(len(places))):
+        places[index] = limit = min(places[index], limit)
+        limit -= _LABEL_GAP
+    for (_, line), place in zip(ends, places, strict=True):
+        yield (
+            f'<text class="end {_class(line, colours)}" x="100%" dx="8" y="{top + place:.1f}" dy=".33em">'
+            f"{escape(line.label)}</text>"
+        )
+
+
+def _legend(lines: Sequence[Line], colours: Mapping[str, int]) -> str:
+    """For narrow screens, where there is no room at the ends of the lines."""
+    items = "".join(
+        f'<li><svg width="20" height="8" aria-hidden="true"><path class="{_class(line, colours)}" d="M1 4H19"/></svg>'
+        f"{escape(line.label)}</li>"
+        for line in lines
+    )
+    return f'<ul class="legend" aria-hidden="true">{items}</ul>' if items else ""
+
+
+def _in_words(plot: Plot) -> str:
+    """What the plot shows, for those who do not see it."""
+    parts: list[str] = []
+    for line in plot.lines:
+        known = [(at, value) for at, value in line.points if value is not None and math.isfinite(value)]
+        if known:
+            values = [value for _, value in known]
+            low, high, last = (quantity(value, plot.unit) for value in (min(values), max(values), values[-1]))
+            parts.append(f"{line.label}: between {low} and {high}, at the end {last}.")
+        else:
+            parts.append(f"{line.label}: no values.")
+    parts += [f"{band.label}: from second {band.start:g} to second {band.end:g}." for band in plot.bands]
+    parts += [f"{marker.label}: at second {marker.at:g}." for marker in plot.markers]
+    return " ".join(parts)

@@ -7,9 +7,6 @@ from typing import final
 
 __all__ = ["Gcra"]
 
-_GRAIN = 2.0**-50
-"""More than the rounding of the few sums between two readings of a clock, as a share of these."""
-
 
 @final
 class Gcra:
@@ -23,11 +20,13 @@ class Gcra:
     rounded like the clock's reading: on one that counts for a year, a rate of a million a second is kept to 1 %.
     """
 
-    __slots__ = ("interval", "tat", "tolerance")
+    __slots__ = ("_grain", "interval", "tat", "tolerance")
 
     def __init__(self, *, amount: int, period: float, burst: int) -> None:
         self.interval = period / amount
         self.tolerance = (burst - 1) * self.interval
+        # What the sums of one burst, and the few of a caller that waits, lose to rounding: a share of the clock's reading.
+        self._grain = (burst + 8) * 2.0**-53
         self.tat = -math.inf
 
     def admit(self, now: float) -> float:
@@ -37,8 +36,8 @@ class Gcra:
             self.tat = now + self.interval
             return 0.0
         early = tat - now - self.tolerance
-        # A caller that waited exactly as long as it was told must not be refused by the last bit of a float.
-        if early > 0.0 and early > _GRAIN * (abs(now) + abs(tat)):
+        # Neither the last call of a burst, nor one that waited exactly as long as it was told, is refused by a last bit.
+        if early > 0.0 and early > self._grain * (abs(now) + abs(tat)):
             return early
         self.tat = tat + self.interval
         return 0.0
