@@ -137,5 +137,5 @@ def send_event(emit: Callable[[Event], None], event: Event) -> None:
     """Hand `event` to `emit`, so that a faulty listener cannot fail a call: what it raises is logged."""
     try:
         emit(event)
-    except Exception:
+    except Exception:  # noqa: BLE001 - whatever a listener raises is its own business
         _log.exception("an event listener failed on %r", event)

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 
 __all__ = ["Instance"]
 
+_PORTS = range(1, 65536)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Instance:
@@ -30,8 +32,8 @@ class Instance:
             raise ValueError("id='': an instance needs a name that is unique in its service")
         if not self.host:
             raise ValueError("host='': an instance needs a host name or an address")
-        if not 0 < self.port < 65536:
-            raise ValueError(f"port={self.port!r}: a port is between 1 and 65535")
+        if self.port not in _PORTS:
+            raise ValueError(f"port={self.port!r}: a port is a whole number between 1 and 65535")
         if not (self.weight >= 0 and math.isfinite(self.weight)):
             raise ValueError(f"weight={self.weight!r}: a weight is a finite number, at least 0")
 

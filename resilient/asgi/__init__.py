@@ -3,5 +3,6 @@
 from __future__ import annotations
 
 from resilient.asgi.idempotency import IdempotencyMiddleware
+from resilient.asgi.serving import ServingMiddleware
 
-__all__ = ["IdempotencyMiddleware"]
+__all__ = ["IdempotencyMiddleware", "ServingMiddleware"]

@@ -63,7 +63,7 @@ class Exchange:
         """Run the application, and end the claim."""
         scope["resilient.claim"] = Claim(self._execution)
         if "extensions" in scope:
-            extensions = scope["extensions"] or {}
+            extensions: dict[str, object] = scope["extensions"] or {}
             scope["extensions"] = {name: extensions[name] for name in extensions if name not in _OTHER_WAYS}
         try:
             await app(scope, self.receive, self.send)

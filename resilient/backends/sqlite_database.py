@@ -38,7 +38,8 @@ class Connection(sqlite3.Connection):
     """Device and inode: what the process's file locks belong to."""
 
     def __del__(self) -> None:
-        sqlite3.Connection.close(self)
+        with contextlib.suppress(sqlite3.ProgrammingError):  # it was never opened
+            sqlite3.Connection.close(self)
 
 
 @final

@@ -6,7 +6,7 @@ from typing import Any
 
 from resilient.context import current_runtime
 from resilient.errors import DeadlineExceeded, Rejected
-from resilient.http.body import AsyncBody, Body
+from resilient.http.body import AsyncBody, Body, SyncBody
 from resilient.http.hints import retry_after
 from resilient.http.package import package_of
 from resilient.verdict import Classifier, Verdict
@@ -77,7 +77,7 @@ def _hint(ended: Any) -> float | None:
 async def _discard(response: Any) -> bool:
     """Read what is small, so that the connection can be used again and the response can still be returned."""
     body = response.stream
-    return isinstance(body, AsyncBody) and await body.set_aside()
+    return isinstance(body, AsyncBody | SyncBody) and await body.set_aside()
 
 
 def _spent(request: Any) -> str | None:

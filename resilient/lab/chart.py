@@ -8,14 +8,15 @@ and Ito, darkened for white and lightened for black), after the sixth by dashes,
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
+from itertools import count
 from typing import final
 
 from resilient.lab.axis import Axis, linear_axis, log_axis, quantity, time_axis
 
-__all__ = ["Band", "Line", "Marker", "Plot", "draw"]
+__all__ = ["COLOURS", "Band", "Line", "Marker", "Plot", "choose_colours", "draw"]
 
 COLOURS = 6
 """How many colours report.css has."""
@@ -101,6 +102,23 @@ class Plot:
     top: float | None = None
 
 
+def choose_colours(plots: Iterable[Plot]) -> dict[str, int]:
+    """Give each label a colour for the whole page: one of its own while there are some left.
+
+    After that it gets one that no line in the same plot has, and a number beyond `COLOURS` (a dashed line) where
+    there is no such one.
+    """
+    colours: dict[str, int] = {}
+    together = [[line.label for line in plot.lines if not line.muted] for plot in plots]
+    for label in dict.fromkeys(label for labels in together for label in labels):
+        index = len(colours)
+        if index >= COLOURS:
+            taken = {colours.get(other) for labels in together if label in labels for other in labels}
+            index = next(number for number in count() if number not in taken)
+        colours[label] = index
+    return colours
+
+
 def draw(plots: Sequence[Plot], *, colours: Mapping[str, int], keys: Iterator[str]) -> str:
     """Return the plots as a grid of figures whose axes align.
 
@@ -125,6 +143,8 @@ def _figure(plot: Plot, colours: Mapping[str, int], key: str) -> str:
         *(flag.text() for flag in flags),
     ]
     lines = "".join(_path(line, x, y, colours) for line in plot.lines)
+    above = [dot for line in plot.lines for dot in _dots(line, x, y, top, colours)]
+    above += _end_labels(plot.lines, y, top, colours)
     unit = y.unit or ("logarithmic" if plot.log else "")
     note = f'<p class="note">{escape(plot.note)}</p>' if plot.note else ""
     return (
@@ -133,7 +153,7 @@ def _figure(plot: Plot, colours: Mapping[str, int], key: str) -> str:
         f'aria-labelledby="{key}-title {key}-desc"><title id="{key}-title">{escape(plot.title)}</title>'
         f'<desc id="{key}-desc">{escape(_in_words(plot))}</desc>{"".join(below)}'
         f'<svg class="lines" y="{top}" width="100%" height="{_HEIGHT}" viewBox="0 0 1000 {_HEIGHT}" '
-        f'preserveAspectRatio="none">{lines}</svg>{"".join(_end_labels(plot.lines, y, top, colours))}</svg>'
+        f'preserveAspectRatio="none">{lines}</svg>{"".join(above)}</svg>'
         f"{_legend(plot.lines, colours)}{note}</figure>"
     )
 
@@ -211,8 +231,8 @@ class _Flag:
 
 def _flags(plot: Plot, x: Axis) -> list[_Flag]:
     """Lay the labels out in as few rows as they need not to touch."""
-    events = [(band.start, band.label, "edge") for band in plot.bands]
-    events += [(marker.at, marker.label, "instant") for marker in plot.markers]
+    events = [(band.start, band.label, "edge") for band in plot.bands if x.low < band.end and band.start < x.high]
+    events += [(marker.at, marker.label, "instant") for marker in plot.markers if x.low <= marker.at <= x.high]
     rows: list[list[tuple[float, float]]] = []
     flags: list[_Flag] = []
     for at, label, kind in sorted(events):
@@ -237,20 +257,31 @@ def _class(line: Line, colours: Mapping[str, int]) -> str:
     return f"c{index % COLOURS}" + (" dashed" if index >= COLOURS else "")
 
 
-def _path(line: Line, x: Axis, y: Axis, colours: Mapping[str, int]) -> str:
-    commands: list[str] = []
-    pen_down = False
+def _stretches(line: Line, x: Axis, y: Axis) -> list[list[tuple[float, float]]]:
+    """The points without the gaps: places from left to right, and pixels from the top of the plotting area."""
+    stretches: list[list[tuple[float, float]]] = [[]]
     for at, value in line.points:
         if value is None or not math.isfinite(value) or (y.log and value <= 0):
-            pen_down = False
+            stretches.append([])
         elif x.low <= at <= x.high:
-            across, down = f"{1000 * x.place(at):.1f}", f"{_height(value, y):.1f}"
-            if not pen_down:
-                commands.append(f"M{across} {down}h0")  # h0: a point without neighbours is still a dot
-            else:
-                commands.append(f"H{across}V{down}" if line.step else f"L{across} {down}")
-            pen_down = True
+            stretches[-1].append((x.place(at), _height(value, y)))
+    return [stretch for stretch in stretches if stretch]
+
+
+def _path(line: Line, x: Axis, y: Axis, colours: Mapping[str, int]) -> str:
+    commands: list[str] = []
+    for (start, level), *rest in _stretches(line, x, y):
+        commands.append(f"M{1000 * start:.1f} {level:.1f}")
+        for place, down in rest:
+            commands.append(f"H{1000 * place:.1f}V{down:.1f}" if line.step else f"L{1000 * place:.1f} {down:.1f}")
     return f'<path class="{_class(line, colours)}" d="{"".join(commands)}"/>' if commands else ""
+
+
+def _dots(line: Line, x: Axis, y: Axis, top: int, colours: Mapping[str, int]) -> Iterator[str]:
+    """A point between two gaps, which no line shows."""
+    for (place, down), *rest in _stretches(line, x, y):
+        if not rest:
+            yield f'<circle class="{_class(line, colours)}" cx="{_percent(place)}" cy="{top + down:.1f}" r="2"/>'
 
 
 def _end_labels(lines: Sequence[Line], y: Axis, top: int, colours: Mapping[str, int]) -> Iterator[str]:

@@ -37,7 +37,7 @@ from itertools import count, groupby
 from typing import Literal, TypeAlias, final
 
 from resilient.lab.axis import column_texts
-from resilient.lab.chart import COLOURS, Band, Line, Marker, Plot, draw
+from resilient.lab.chart import COLOURS, Band, Line, Marker, Plot, choose_colours, draw
 
 __all__ = ["Band", "Block", "Column", "Line", "Marker", "Page", "Plot", "Section", "Stat", "Table", "Text"]
 
@@ -89,6 +89,8 @@ class Table:
     caption: str = ""
 
     def __post_init__(self) -> None:
+        if not self.columns:
+            raise ValueError("columns=[]: a table has at least the column that names its rows")
         for row in self.rows:
             if len(row) != len(self.columns):
                 raise ValueError(f"rows: {row!r} has {len(row)} cells, and there are {len(self.columns)} columns")
@@ -124,9 +126,7 @@ class Page:
 
     def html(self) -> str:
         """Return the page as one HTML document."""
-        lines = [line for section in self.sections for plot in section.plots for line in plot.lines]
-        labels = dict.fromkeys(line.label for line in lines if not line.muted)
-        colours = {label: index for index, label in enumerate(labels)}
+        colours = choose_colours(plot for section in self.sections for plot in section.plots)
         keys = (f"plot-{number}" for number in count(1))
         sections = "".join(_section(section, colours, keys) for section in self.sections)
         facts = "".join(
@@ -182,7 +182,7 @@ def _stat(stat: Stat) -> str:
 
 def _table(table: Table, colours: Mapping[str, int]) -> str:
     columns = [_column(column, [row[index] for row in table.rows]) for index, column in enumerate(table.columns)]
-    head = "".join(header for header, _ in columns)
+    head = f'<th scope="col">{escape(table.columns[0].title)}</th>' + "".join(header for header, _ in columns[1:])
     body: list[str] = []
     for index, row in enumerate(table.rows):
         name = row[0]

@@ -248,8 +248,7 @@ class Circuit:
         failed, slow, calls = bad + bad_slow, good_slow + bad_slow, good + good_slow + bad + bad_slow
         # Divided, not multiplied: 3 of 30 calls are 0.1 of them, but 0.1 * 30 is more than 3.
         if self._row >= self._consecutive or (
-            calls >= self._minimum_calls
-            and (failed / calls >= self._failure_ratio or slow / calls >= self._slow_ratio)
+            calls >= self._minimum_calls and (failed / calls >= self._failure_ratio or slow / calls >= self._slow_ratio)
         ):
             self._open(now, random)
 

@@ -25,7 +25,7 @@ class Gcra:
     def __init__(self, *, amount: int, period: float, burst: int) -> None:
         self.interval = period / amount
         self.tolerance = (burst - 1) * self.interval
-        # What the sums of one burst, and the few of a caller that waits, lose to rounding: a share of the clock's reading.
+        # What the sums of one burst, and the few of a caller that waits, lose to rounding, as a share of the clock's.
         self._grain = (burst + 8) * 2.0**-53
         self.tat = -math.inf
 
@@ -36,14 +36,14 @@ class Gcra:
             self.tat = now + self.interval
             return 0.0
         early = tat - now - self.tolerance
-        # Neither the last call of a burst, nor one that waited exactly as long as it was told, is refused by a last bit.
+        # Neither the last call of a burst nor one that waited exactly as long as it was told is refused by a last bit.
         if early > 0.0 and early > self._grain * (abs(now) + abs(tat)):
             return early
         self.tat = tat + self.interval
         return 0.0
 
     def reserve(self, now: float, longest: float) -> tuple[float, float] | None:
-        """Take the next place if it comes within `longest` seconds: the seconds until it, and a token that gives it back."""
+        """Take the next place if it comes within `longest` seconds; return the wait, and a token to give it back."""
         tat = max(self.tat, now)
         wait = max(0.0, tat - now - self.tolerance)
         if wait > longest:
@@ -56,7 +56,3 @@ class Gcra:
         # The same sum as in `reserve`, not its inverse: what is restored is exact, for the place before this one too.
         if self.tat == token + self.interval:
             self.tat = token
-
-    def idle(self, now: float) -> bool:
-        """Whether nothing is remembered: a fresh limit would decide the same."""
-        return self.tat <= now

@@ -50,17 +50,20 @@ class TimeWindow:
         self.clear()
 
     def clear(self) -> None:
+        """Forget everything."""
         self.counts = [0] * self._kinds
         self.base = self.counts.copy()
         self.edge = -math.inf
         self._marks.clear()
 
     def add(self, kind: int, now: float) -> None:
+        """Count one of `kind`."""
         if now >= self.edge:
             self.roll(now)
         self.counts[kind] += 1
 
     def totals(self, now: float) -> list[int]:
+        """The counts by kind."""
         if now >= self.edge:
             self.roll(now)
         return list(map(sub, self.counts, self.base))
@@ -90,10 +93,12 @@ class CallWindow:
         self.clear()
 
     def clear(self) -> None:
+        """Forget everything."""
         self._last: deque[int] = deque()
         self._sums = [0] * self._kinds
 
     def add(self, kind: int, now: float) -> None:
+        """Count one of `kind`."""
         del now
         self._last.append(kind)
         self._sums[kind] += 1
@@ -101,5 +106,6 @@ class CallWindow:
             self._sums[self._last.popleft()] -= 1
 
     def totals(self, now: float) -> list[int]:
+        """The counts by kind."""
         del now
         return self._sums.copy()

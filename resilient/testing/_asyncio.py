@@ -145,15 +145,12 @@ class VirtualLoop(asyncio.SelectorEventLoop):
             raise refusal("a call from another thread")
         return self.call_soon(callback, *args, context=context)
 
-    # asyncio's channel for waking itself up from other threads.
+    # asyncio's channel for being woken up by other threads.
 
     def _make_self_pipe(self) -> None:
         pass
 
     def _close_self_pipe(self) -> None:
-        pass
-
-    def _write_to_self(self) -> None:
         pass
 
 

@@ -1,13 +1,8 @@
-"""A pytest plugin that runs async tests in virtual time.
+"""A pytest plugin that runs async tests in virtual time::
 
-```python
-import anyio
-import pytest
-
-@pytest.mark.virtual_time
-async def test_an_hour_passes() -> None:
-    await anyio.sleep(3600)
-```
+    @pytest.mark.virtual_time
+    async def test_an_hour_passes() -> None:
+        await anyio.sleep(3600)
 
 A marked test runs once on asyncio and, where trio is installed, once on trio; a module that marks all of its
 tests has `pytestmark = pytest.mark.virtual_time`. `@pytest.mark.virtual_time(seed=7)` chooses the seed (0). Override

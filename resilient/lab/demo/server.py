@@ -1,0 +1,66 @@
+"""One process of the orders service: `python -m resilient.lab.demo.server NAME DATABASE REGISTRY SEED`.
+
+It listens on a free port of this machine, registers itself, and obeys the words that it reads from its standard input:
+a fault (see `Faults`) or `heal`. When that input ends, whoever started it is gone, and it leaves, too.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import sys
+from pathlib import Path
+
+import uvicorn
+
+from resilient.asgi.types import Scope
+from resilient.discovery import register
+from resilient.instance import Instance
+from resilient.lab.demo.app import orders_service
+from resilient.lab.demo.faults import Faults
+
+__all__ = ["TTL", "serve"]
+
+TTL = 3.0
+"""Seconds after which an instance that does not renew its registration is not listed any more."""
+
+
+async def serve(name: str, database: Path, registry: str, seed: int) -> None:
+    """Serve until standard input ends."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        host, port = listener.getsockname()
+        faults = Faults()
+        app = orders_service(
+            database,
+            name=name,
+            seed=seed,
+            work=faults.work,
+            registered=register(registry, Instance(id=name, host=host, port=port), ttl=TTL),
+        )
+
+        def drop(scope: Scope) -> None:
+            """Reset a connection, for which ASGI has no message."""
+            for connection in list(server.server_state.connections):
+                if connection.client == tuple(scope["client"]):
+                    connection.transport.abort()
+
+        config = uvicorn.Config(
+            faults.around(app, drop), http="h11", loop="asyncio", lifespan="on", log_level="warning", access_log=False
+        )
+        server = uvicorn.Server(config)
+        obeying = asyncio.create_task(_obey(faults, server))
+        await server.serve(sockets=[listener])
+        obeying.cancel()
+
+
+async def _obey(faults: Faults, server: uvicorn.Server) -> None:
+    words = asyncio.StreamReader()
+    await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(words), sys.stdin)
+    async for word in words:
+        faults.obey(word.decode().strip())
+    server.should_exit = True
+
+
+if __name__ == "__main__":
+    _, name, database, registry, seed = sys.argv
+    asyncio.run(serve(name, Path(database), registry, int(seed)))
