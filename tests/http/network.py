@@ -53,7 +53,7 @@ class Network:
         policies: Sequence[Policy] | None = None,
         keys: bool = False,
         routes: Sequence[Route] = (),
-        timeout: float | None = None,
+        timeout: float | None = None,  # noqa: ASYNC109 - it is what is tested
         **arguments: Any,
     ) -> AsyncIterator[tuple[httpx.AsyncClient, Service]]:
         service = self.service(hosts, policies, keys=keys)

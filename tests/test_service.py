@@ -1,0 +1,349 @@
+"""A service, from its discovery to its calls."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+
+import anyio
+import pytest
+
+import resilient
+from resilient.balancing import Balancer, RoundRobin
+from resilient.balancing.policy import Balance
+from resilient.errors import DiscoveryError, NoInstance
+from resilient.events import Event, InstanceEjected, InstancePicked, SnapshotApplied, SnapshotStale
+from resilient.instance import Instance
+from resilient.policies.circuit_breaker import CircuitBreaker
+from resilient.policies.hedge import Hedge
+from resilient.policies.honoured import Honoured
+from resilient.policies.retry import Retry, RetryBudget
+from resilient.policies.timeout import Timeout
+from resilient.service import Service, default_policies
+from resilient.snapshot import Snapshot
+from resilient.testing import virtual_time
+
+THREE = "static://10.0.0.1:80,10.0.0.2:80,10.0.0.3:80"
+
+
+def instances(*hosts: str) -> tuple[Instance, ...]:
+    return tuple(Instance(id=host, host=host, port=80) for host in hosts)
+
+
+class Scripted:
+    """Discovery by a script: snapshots, seconds to wait, and errors to raise; then silence."""
+
+    def __init__(self, *script: Snapshot | float | Exception) -> None:
+        self.script = list(script)
+
+    async def watch(self) -> AsyncIterator[Snapshot]:
+        while self.script:
+            step = self.script.pop(0)
+            if isinstance(step, Exception):
+                raise step
+            if isinstance(step, float):
+                await anyio.sleep(step)
+            else:
+                yield step
+        await anyio.sleep_forever()
+
+
+def names(policies: Sequence[object]) -> list[str]:
+    return [type(policy).__name__ for policy in policies]
+
+
+def test_the_function_receives_an_instance_that_its_caller_does_not_pass(backend):
+    service = Service("orders", THREE)
+
+    @service
+    async def quote(instance: Instance, sku: str, *, count: int = 1) -> str:
+        return f"{count} {sku} at {instance.host}"
+
+    async def main():
+        async with service:
+            return await quote("A", count=2)
+
+    assert virtual_time.run(main, backend=backend).startswith("2 A at 10.0.0.")
+
+
+def test_methods_generators_and_plain_functions_receive_it_too(backend):
+    service = Service("orders", THREE)
+
+    class Orders:
+        @service.method
+        async def quote(self, instance: Instance, sku: str) -> str:
+            assert isinstance(self, Orders)
+            return f"{sku} at {instance.port}"
+
+        @service.method
+        async def stream(self, instance: Instance, sku: str) -> AsyncIterator[str]:
+            yield f"{sku} from {instance.port}"
+
+    @service
+    async def lines(instance: Instance, count: int) -> AsyncIterator[int]:
+        for number in range(count):
+            yield number + instance.port
+
+    async def main():
+        async with service:
+            assert await Orders().quote("A") == "A at 80"
+            assert [item async for item in Orders().stream("B")] == ["B from 80"]
+            assert [item async for item in lines(2)] == [80, 81]
+            assert all(standing.active == 0 for standing in service.instances())
+
+    virtual_time.run(main, backend=backend)
+
+
+def test_plain_functions_are_served_while_a_thread_follows_discovery():
+    service = Service("orders", THREE)
+    tried = []
+
+    @service
+    def quote(instance: Instance, sku: str) -> str:
+        tried.append(instance.id)
+        if len(tried) == 1:
+            raise ConnectionRefusedError
+        return sku
+
+    with service:
+        assert quote("A") == "A"
+    assert len(set(tried)) == 2
+    with service:  # and again: a service may be opened anew
+        assert quote("B") == "B"
+
+
+def test_attempts_go_to_instances_that_were_not_tried(backend):
+    service = Service("orders", THREE, policies=[Retry(attempts=3, on=ConnectionError)])
+    tried = []
+
+    @service
+    async def fails(instance: Instance) -> None:
+        tried.append(instance.id)
+        raise ConnectionResetError
+
+    async def main():
+        async with service:
+            with pytest.raises(ConnectionResetError):
+                await fails()
+
+    virtual_time.run(main, backend=backend)
+    assert len(set(tried)) == 3
+
+
+def test_an_instance_that_hangs_is_ejected_because_its_timeout_is_inside(backend):
+    events: list[Event] = []
+    service = Service("orders", THREE, balancer=RoundRobin())
+
+    @service
+    async def ask(instance: Instance) -> str:
+        if instance.id == "10.0.0.1:80":
+            await anyio.sleep_forever()
+        return instance.id
+
+    async def main():
+        async with service:
+            with resilient.options(idempotent=True):
+                for _ in range(30):
+                    await ask()
+
+    virtual_time.run(main, backend=backend, emit=events.append)
+    ejected = [event for event in events if isinstance(event, InstanceEjected)]
+    assert [event.instance for event in ejected[:1]] == ["10.0.0.1:80"]
+    assert any(isinstance(event, SnapshotApplied) for event in events)
+    assert any(isinstance(event, InstancePicked) and event.reason == "elsewhere" for event in events)
+
+
+def test_a_stream_counts_as_active_until_it_is_over(backend):
+    service = Service("orders", "static://10.0.0.1:80")
+
+    @service
+    async def numbers(instance: Instance) -> AsyncIterator[int]:
+        yield 1
+        yield 2
+
+    async def main():
+        async with service:
+            stream = numbers()
+            assert await anext(stream) == 1
+            assert service.instances()[0].active == 1
+            await stream.aclose()
+            assert service.instances()[0].active == 0
+
+    virtual_time.run(main, backend=backend)
+
+
+def test_the_default_stack_is_in_its_documented_order():
+    service = Service("orders", THREE, idempotency=Honoured(), policies=None)
+    expected = ["Timeout", "Honoured", "Retry", "AdaptiveThrottle", "Balance", "Timeout"]
+    assert names(service.pipeline.policies) == expected
+    assert names(default_policies(hedge=Hedge(0.1))) == [
+        "Timeout",
+        "Retry",
+        "Hedge",
+        "AdaptiveThrottle",
+        "Balance",
+        "Timeout",
+    ]
+    assert names(default_policies(timeout=None, attempt_timeout=None)) == ["Retry", "AdaptiveThrottle", "Balance"]
+
+
+@pytest.mark.parametrize(
+    ("policies", "expected"),
+    [
+        ([], ["Balance"]),
+        ([Timeout(5)], ["Timeout", "Balance"]),
+        ([Timeout(5), Retry()], ["Timeout", "Retry", "Balance"]),
+        ([Timeout(5), Retry(), Timeout(1)], ["Timeout", "Retry", "Balance", "Timeout"]),
+        ([Retry(), CircuitBreaker(), Timeout(1)], ["Retry", "CircuitBreaker", "Balance", "Timeout"]),
+        ([Timeout(5), Retry(), Balance(), CircuitBreaker()], ["Timeout", "Retry", "Balance", "CircuitBreaker"]),
+    ],
+)
+def test_balance_stands_where_it_is_marked_or_just_outside_the_attempts_timeout(policies, expected):
+    assert names(Service("orders", THREE, policies=policies).pipeline.policies) == expected
+
+
+def test_the_key_goes_just_outside_of_what_repeats():
+    service = Service("orders", THREE, policies=[Timeout(5), Retry()], idempotency=Honoured())
+    assert names(service.pipeline.policies) == ["Timeout", "Honoured", "Retry", "Balance"]
+    mine = Honoured(window=60)
+    service = Service("orders", THREE, policies=[mine, Retry()], idempotency=Honoured())
+    assert service.pipeline.policies[0] is mine
+
+
+def test_the_callers_list_of_policies_is_left_as_it_was():
+    policies = [Retry(), Balance(), Timeout(1)]
+    Service("orders", THREE, policies=policies, idempotency=Honoured())
+    assert names(policies) == ["Retry", "Balance", "Timeout"]
+    assert policies[1] == policies[1]
+
+
+def test_a_budget_is_the_destinations_and_has_one_deposit_a_logical_call(backend):
+    budget = RetryBudget(ratio=1.0, floor=0.0)
+    service = Service("orders", THREE, policies=[Retry(budget=budget, on=OSError), Retry(on=OSError)])
+    assert service.budget is budget
+    sent = []
+
+    @service
+    async def fails(instance: Instance) -> None:
+        sent.append(instance)
+        raise ConnectionResetError
+
+    async def main():
+        async with service:
+            with pytest.raises(ConnectionResetError):
+                await fails()
+
+    virtual_time.run(main, backend=backend)
+    assert len(sent) == 2  # one deposit pays for one extra attempt, of whichever layer
+
+
+def test_hedges_without_retries_have_a_budget_too():
+    assert isinstance(Service("orders", THREE, policies=[Hedge(0.1)]).budget, RetryBudget)
+    assert Service("orders", THREE, policies=[Timeout(1)]).budget is None
+    assert Service("orders", THREE, policies=[Retry(budget=None)]).budget is None
+
+
+def test_an_error_of_discovery_keeps_the_last_instances_and_is_begun_again(backend):
+    events: list[Event] = []
+    first = Snapshot(version=1, instances=instances("a"))
+    second = Snapshot(version=2, instances=instances("b"))
+    service = Service("orders", Scripted(first, 1.0, RuntimeError("broken"), second))
+
+    async def main():
+        async with service:
+            assert [one.instance.id for one in service.instances()] == ["a"]
+            await anyio.sleep(1.0)
+            assert [one.instance.id for one in service.instances()] == ["a"]
+            await anyio.sleep(20)
+            assert [one.instance.id for one in service.instances()] == ["b"]
+
+    virtual_time.run(main, backend=backend, emit=events.append)
+    assert [event.error for event in events if isinstance(event, SnapshotStale)] == ["broken"]
+
+
+def test_opening_waits_for_the_first_answer_but_not_for_ever(backend):
+    late = Service("orders", Scripted(2.0, Snapshot(version=1, instances=instances("a"))))
+    silent = Service("silent", Scripted(), startup=3.0)
+
+    async def main():
+        async with late:
+            assert anyio.current_time() == 2.0
+            await late.ready()
+        async with silent:
+            assert anyio.current_time() == 5.0
+            with pytest.raises(DiscoveryError, match=r"silent.*has not answered"):
+                await silent.ready(timeout=1.0)
+
+            @silent
+            async def ask(instance: Instance) -> None: ...
+
+            with pytest.raises(NoInstance, match="silent"):
+                await ask()
+
+    virtual_time.run(main, backend=backend)
+
+
+def test_ready_tells_that_there_is_no_instance(backend):
+    service = Service("orders", Scripted(Snapshot(version=1, instances=())))
+
+    async def main():
+        async with service:
+            with pytest.raises(DiscoveryError, match="knows no instance"):
+                await service.ready(timeout=0.5)
+
+    virtual_time.run(main, backend=backend)
+
+
+def test_the_bodys_own_exception_leaves_the_block_unwrapped(backend):
+    service = Service("orders", THREE)
+
+    async def main():
+        with pytest.raises(KeyError):
+            async with service:
+                raise KeyError
+        with anyio.move_on_after(1) as scope:
+            async with service:
+                await anyio.sleep(5)
+        assert scope.cancelled_caught
+
+    virtual_time.run(main, backend=backend)
+
+
+def test_opening_twice_at_once_is_refused(backend):
+    service = Service("orders", THREE)
+
+    async def main():
+        async with service:
+            with pytest.raises(RuntimeError, match="open already"):
+                await service.__aenter__()
+
+    virtual_time.run(main, backend=backend)
+
+
+def test_the_service_says_why_a_call_goes_where_it_goes(backend):
+    service = Service("orders", THREE, balancer=Balancer(RoundRobin(), name="orders"))
+
+    async def main():
+        async with service:
+            told = str(service.explain())
+            assert "3 of 3 instances are used" in told
+            assert "10.0.0.2:80" in told
+
+    virtual_time.run(main, backend=backend)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"name": ""}, ValueError, "name=''"),
+        ({"discovery": "gopher://x"}, ValueError, "gopher"),
+        ({"startup": -1}, ValueError, "startup=-1"),
+        ({"policies": [Balance(), Balance()]}, ValueError, "stands twice"),
+        ({"policies": [Balance(), Retry()]}, ValueError, "Put Retry before Balance"),
+        ({"policies": [Retry(), Honoured()]}, ValueError, "Put Honoured before Retry"),
+        ({"policies": [Retry]}, TypeError, r"Retry\(\.\.\.\)"),
+    ],
+)
+def test_wrong_arguments_are_named(arguments, error, message):
+    arguments = {"name": "orders", "discovery": THREE, **arguments}
+    with pytest.raises(error, match=message):
+        Service(**arguments)
