@@ -1,0 +1,80 @@
+# The whole interface of a contributor. Every target makes what it needs, from nothing but `python3` (3.11 or later).
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+CODE := $(wildcard resilient tests benchmarks examples conftest.py)
+
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help demo test check lint types imports docs examples bench lock clean
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: $(VENV)/.demo ## See it work: a small system in which things fail
+	$(BIN)/resilient demo
+
+test: check ## Everything that CI runs: the checks, then the tests with their coverage
+	$(BIN)/pytest -n 2 --cov --cov-report=term
+	$(BIN)/coverage report --include='resilient/machines/*' --fail-under=100
+
+check: lint types imports docs examples ## All static checks, the strict build of the docs, and every example in them
+
+lint: $(VENV)/.dev ## ruff: rules and format
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+
+types: $(VENV)/.dev ## mypy and pyright, both strict
+	$(BIN)/mypy $(CODE)
+	$(BIN)/pyright
+
+imports: $(VENV)/.dev ## import-linter: the rings
+	$(BIN)/lint-imports --no-logo --no-cache
+
+docs: $(VENV)/.dev ## Build the documentation into site/; a broken link is an error
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+examples: $(VENV)/.dev ## Run every example of the README, the docs and the docstrings
+	$(BIN)/pytest README.md docs resilient
+
+bench: .venv-bench/.bench ## Measure the overhead of a call, ours and our peers'
+	.venv-bench/bin/python -m benchmarks.overhead
+
+lock: .venv-lock/.lock ## Pin the newest versions of all dependencies in requirements/
+	$(COMPILE) pyproject.toml --extra cli --extra config --extra demo --extra httpx2 --group dev -o requirements/dev.txt
+	$(COMPILE) pyproject.toml --extra demo --group build -c requirements/dev.txt -o requirements/demo.txt
+	$(COMPILE) pyproject.toml --group bench -c requirements/dev.txt -o requirements/bench.txt
+
+clean: ## Remove all that was made, the environments too
+	rm -rf .venv .venv-bench .venv-lock site dist .coverage* .hypothesis .*_cache
+
+# One lock serves every platform and every Python from 3.11 on.
+COMPILE = .venv-lock/bin/uv pip compile --quiet --upgrade --universal --python-version 3.11 \
+	--custom-compile-command 'make lock'
+
+# A stamp in an environment says that it holds what its lock and pyproject.toml ask for.
+# The project itself is installed editable, with the pinned build backend.
+define install
+	test -x $(@D)/bin/python || $(PYTHON) -m venv $(@D)
+	$(@D)/bin/pip install --quiet -r $<
+	$(@D)/bin/pip install --quiet --no-deps --no-build-isolation --editable .
+	touch $@
+endef
+
+$(VENV)/.dev: requirements/dev.txt pyproject.toml
+	$(install)
+
+$(VENV)/.demo: requirements/demo.txt pyproject.toml
+	$(install)
+
+.venv-bench/.bench: requirements/bench.txt pyproject.toml
+	$(install)
+
+.venv-lock/.lock:
+	$(PYTHON) -m venv .venv-lock
+	.venv-lock/bin/pip install --quiet uv
+	touch $@

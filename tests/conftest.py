@@ -1,0 +1,17 @@
+"""What all tests share."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+# A machine that is busy with something else is no reason to fail.
+settings.register_profile("resilient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("resilient")
+
+
+@pytest.fixture(params=["asyncio", "trio"])
+def backend(request: pytest.FixtureRequest) -> str:
+    """The event loops that everything asynchronous is tested on."""
+    name: str = request.param
+    return name
