@@ -1,7 +1,7 @@
 """asyncio in virtual time.
 
 The loop has no file descriptors. Where another loop would wait for the next timer, the clock jumps to exactly
-that timer. Where no timer is left, nothing can ever happen again, and it raises `Deadlock`.
+that timer. Where no timer is left, nothing can ever happen again: the tasks are cancelled, and the run is a `Deadlock`.
 
 It relies on private attributes of asyncio (`_scheduled`, `_clock_resolution`, the self-pipe), unchanged since
 CPython 3.11, and of anyio (its scopes and its table of idle threads).
@@ -105,6 +105,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         self.order = count(1)
         self._clock = clock
         self._on_step = on_step
+        self.deadlock: str | None = None
         self.time = clock.now  # type: ignore[method-assign] # the runtime's own function, at its price
         if on_step is not None:
             self.call_soon = self._call_soon_after_step  # type: ignore[method-assign] # costs nothing where not wanted
@@ -118,10 +119,19 @@ class VirtualLoop(asyncio.SelectorEventLoop):
                 return
         # asyncio takes cancelled timers off the top of its heap before it selects.
         instant = self._scheduled[0].when() if self._scheduled else math.inf
-        if instant == math.inf:
-            tasks = sorted(asyncio.all_tasks(self), key=hash)
-            raise Deadlock(describe_deadlock(self.time(), [(task.get_name(), task.get_coro()) for task in tasks]))
-        self._clock.advance_to(instant)
+        if instant < math.inf:
+            self._clock.advance_to(instant)
+        else:
+            self._unwind()
+
+    def _unwind(self) -> None:
+        """Cancel everything, so that it cleans up."""
+        tasks = sorted(asyncio.all_tasks(self), key=hash)
+        if self.deadlock is None:
+            waiting = [(task.get_name(), task.get_coro()) for task in tasks]
+            self.deadlock = describe_deadlock(self.time(), waiting)
+        for task in tasks:
+            task.cancel()
 
     def settle(self) -> None:
         """Let exactly those timers fire that are due now.
@@ -179,9 +189,7 @@ for _what, _methods in _REFUSED.items():
 
 def run(main: Callable[[], Awaitable[T]], clock: ManualClock, on_step: Callable[[], object] | None) -> T:
     """Run `main` to its end on a loop of its own."""
-
-    def make_loop() -> VirtualLoop:
-        return VirtualLoop(clock, on_step)
+    loop = VirtualLoop(clock, on_step)
 
     @functools.wraps(main, updated=())  # the name of its task in a dump
     async def guarded() -> T:
@@ -189,6 +197,11 @@ def run(main: Callable[[], Awaitable[T]], clock: ManualClock, on_step: Callable[
         _anyio_asyncio._threadpool_workers.set(_NoThreads())
         return await main()
 
-    # The same class but for its hash, so real loops in other threads may use it meanwhile.
-    with replaced(_anyio_asyncio, CancelScope=_CancelScope):
-        return anyio.run(guarded, backend="asyncio", backend_options={"loop_factory": make_loop})
+    try:
+        # The same class but for its hash, so real loops in other threads may use it meanwhile.
+        with replaced(_anyio_asyncio, CancelScope=_CancelScope):
+            return anyio.run(guarded, backend="asyncio", backend_options={"loop_factory": lambda: loop})
+    finally:
+        loop.close()  # where the run was refused, nobody else has
+        if loop.deadlock is not None:  # whatever else came of it
+            raise Deadlock(loop.deadlock)

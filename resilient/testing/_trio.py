@@ -17,7 +17,6 @@ from collections.abc import Awaitable, Callable, Iterator
 from importlib import import_module
 from typing import Any, NoReturn, TypeVar, final
 
-import anyio
 import trio
 
 from resilient.testing._replaced import replaced
@@ -137,11 +136,11 @@ def run(main: Callable[[], Awaitable[T]], clock: ManualClock, seed: int, on_step
             return await main()
         raise AssertionError("only a deadlock cancels the scope")
 
-    options = {"clock": virtual, "instruments": [] if on_step is None else [_Steps(on_step)]}
+    instruments = [] if on_step is None else [_Steps(on_step)]
     scheduler = replaced(_trio_run, _ALLOW_DETERMINISTIC_SCHEDULING=True, _r=random.Random(f"{seed}:trio"))
     try:
         with _one_at_a_time, scheduler, replaced(_trio_threads, start_thread_soon=start_elsewhere):
-            return anyio.run(guarded, backend="trio", backend_options=options)
+            return trio.run(guarded, clock=virtual, instruments=instruments)
     finally:
         if virtual.deadlock is not None:  # whatever else came of it
             raise Deadlock(virtual.deadlock)

@@ -1,4 +1,6 @@
-"""A pytest plugin that runs async tests in virtual time::
+"""A pytest plugin that runs async tests in virtual time.
+
+::
 
     @pytest.mark.virtual_time
     async def test_an_hour_passes() -> None:

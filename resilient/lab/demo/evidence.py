@@ -42,7 +42,7 @@ def recovery(records: Sequence[Record], *, start: float, end: float) -> float | 
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Spell:
-    """What one disaster did to the calls that were due while it lasted."""
+    """What one disaster did to the calls that were due from its beginning until it ended, or the next one began."""
 
     disaster: Disaster
     summary: Summary
@@ -87,7 +87,9 @@ class Evidence:
     @cached_property
     def spells(self) -> tuple[Spell, ...]:
         """What each disaster did."""
-        return tuple(self._spell(disaster) for disaster in self.settings.disasters)
+        disasters = self.settings.disasters
+        nexts = [*(disaster.start for disaster in disasters[1:]), self.settings.duration]
+        return tuple(self._spell(disaster, min(disaster.end, until)) for disaster, until in zip(disasters, nexts, strict=True))
 
     @property
     def slowest_recovery(self) -> float | None:
@@ -100,13 +102,14 @@ class Evidence:
         """Seconds by which the load generator was late at most: that much of a latency may be its own."""
         return max(record.started - record.intended for record in self.records)
 
-    def _spell(self, disaster: Disaster) -> Spell:
-        numbers = [n for n, record in enumerate(self.records) if disaster.start <= record.intended < disaster.end]
+    def _spell(self, disaster: Disaster, until: float) -> Spell:
+        start = disaster.start
+        numbers = [number for number, record in enumerate(self.records) if start <= record.intended < until]
         records = [self.records[number] for number in numbers]
         return Spell(
             disaster=disaster,
-            summary=summarise(records, end=disaster.end, start=disaster.start),
+            summary=summarise(records, start=start, end=until, deadline=self.settings.deadline),
             late=sum(not self.in_time(record) for record in records),
             duplicated=len(set(numbers).intersection(self.audit.duplicated)),
-            recovery=recovery(self.records, start=disaster.start, end=disaster.end),
+            recovery=recovery(self.records, start=start, end=until),
         )

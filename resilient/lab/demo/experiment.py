@@ -33,8 +33,8 @@ class Audience(Protocol):
         """The load begins now."""
         ...
 
-    def acted(self, act: Act) -> None:
-        """Something was done to an instance."""
+    def happened(self, act: Act) -> None:
+        """Something was done to instances."""
         ...
 
     def ended(self, record: Record) -> None:
@@ -95,11 +95,12 @@ async def _act(settings: Settings, fleet: Fleet, audience: Audience) -> None:
     began = time.monotonic()
     for act in settings.acts():
         await anyio.sleep(max(0.0, began + act.at - time.monotonic()))
-        audience.acted(act)
         if act.deed == "start":
-            await fleet.start(act.instance)
+            await fleet.start(*act.instances)
         else:
-            fleet.do(act)
+            for instance in act.instances:
+                fleet.do(act.deed, instance)
+        audience.happened(act)
 
 
 def _judge(response: httpx.Response) -> str:

@@ -11,13 +11,13 @@ import anyio
 
 from resilient.asgi.types import ASGIApp, Message, Receive, Scope, Send
 
-__all__ = ["SLOWER", "Fault", "Faults"]
+__all__ = ["LOST", "SLOWER", "Fault", "Faults"]
 
 Fault: TypeAlias = Literal["slow", "fail", "lose", "stop"]
 
 SLOWER = 10.0
 """How many times as long a slow instance works on an order."""
-LOST = 12
+LOST = 20
 """Of so many replies one is lost."""
 
 
@@ -30,7 +30,7 @@ class Faults:
     `fail`
         Every request is answered with 500 at once, before it has any effect.
     `lose`
-        Every twelfth reply is lost when all is done and committed: the connection is reset in its place.
+        Every twentieth reply is lost when all is done and committed: the connection is reset in its place.
     `stop`
         The process stops itself (SIGSTOP), all its threads, while it works on at least one order and writes none: a
         stopped writer would lock everybody else out of the database. What it was asked meanwhile, it does when it

@@ -13,7 +13,7 @@ import anyio
 
 from resilient.discovery import connect
 from resilient.lab.demo.ledger import create
-from resilient.lab.demo.script import Act
+from resilient.lab.demo.script import Deed
 
 __all__ = ["Fleet", "FleetError"]
 
@@ -81,17 +81,17 @@ class Fleet:
                 self._check(missing)
         raise FleetError(f"{', '.join(sorted(missing))}: not registered after {_STARTUP:g} s{self._said(*missing)}")
 
-    def do(self, act: Act) -> None:
+    def do(self, deed: Deed, name: str) -> None:
         """Do something to an instance that runs already."""
-        process = self._processes[act.instance]
-        if act.deed == "kill":
-            self._killed.add(act.instance)
+        process = self._processes[name]
+        if deed == "kill":
+            self._killed.add(name)
             process.kill()
-        elif act.deed == "wake":
-            self._tell(act.instance, "heal")
+        elif deed == "wake":
+            self._tell(name, "heal")
             process.send_signal(signal.SIGCONT)
         else:
-            self._tell(act.instance, act.deed)
+            self._tell(name, deed)
 
     async def leave(self) -> None:
         """End all processes when they have done what they were asked to do: nothing is written any more.

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, TypeAlias, final
 
-from resilient.lab.demo.faults import Fault
+from resilient.lab.demo.faults import SLOWER, Fault
 
 __all__ = ["Act", "Deed", "Disaster", "Settings"]
 
@@ -17,7 +17,7 @@ Deed: TypeAlias = Literal["start", "kill", "wake", "heal"] | Fault
 _FEWEST, _MOST = 3, 16
 _SHORTEST, _LONGEST = 6.0, 600.0
 _HIGHEST_RATE = 1000.0
-_SCHEDULE = (
+_SCHEDULE: tuple[tuple[Literal["kill"] | Fault, float, float], ...] = (
     # When it begins and ends, in parts of the run. The killed instance does not come back: a new one replaces it.
     ("kill", 0.10, 0.82),
     ("stop", 0.20, 0.34),
@@ -32,7 +32,9 @@ class Act(NamedTuple):
 
     at: float
     deed: Deed
-    instance: str
+    instances: tuple[str, ...]
+    says: str
+    """What has happened, for people."""
 
 
 @final
@@ -41,7 +43,9 @@ class Disaster:
     """Something that goes wrong for a while."""
 
     title: str
-    """For people."""
+    """What is the matter, for people."""
+    relief: str
+    """What ends it."""
     kind: Literal["kill"] | Fault
     victims: tuple[str, ...]
     start: float
@@ -106,18 +110,19 @@ class Settings:
         """What goes wrong, in the order of time."""
         killed, *alive = self.fleet
         stopped, slow, failing = (alive[number % len(alive)] for number in range(3))
-        told: dict[str, tuple[str, tuple[str, ...]]] = {
-            "kill": (f"{killed} is killed", (killed,)),
-            "stop": (f"{stopped} stops itself", (stopped,)),
-            "slow": (f"{slow} is 10x slower", (slow,)),
-            "fail": (f"{failing} answers 500", (failing,)),
-            "lose": ("replies are lost after commit", tuple(alive)),
+        told: dict[str, tuple[str, str, tuple[str, ...]]] = {
+            "kill": (f"{killed} is killed", f"{self.newcomer} joins", (killed,)),
+            "stop": (f"{stopped} stops itself", f"{stopped} wakes up", (stopped,)),
+            "slow": (f"{slow} is {SLOWER:g}x slower", f"{slow} is fast again", (slow,)),
+            "fail": (f"{failing} answers 500", f"{failing} is well again", (failing,)),
+            "lose": ("replies lost after commit", "replies arrive again", tuple(alive)),
         }
         return tuple(
             Disaster(
                 title=told[kind][0],
+                relief=told[kind][1],
                 kind=kind,
-                victims=told[kind][1],
+                victims=told[kind][2],
                 start=round(start * self.duration, 3),
                 end=round(end * self.duration, 3),
             )
@@ -130,9 +135,9 @@ class Settings:
 
     def _acts(self) -> Iterator[Act]:
         for disaster in self.disasters:
-            for victim in disaster.victims:
-                yield Act(disaster.start, disaster.kind, victim)
-                if disaster.kind == "kill":
-                    yield Act(disaster.end, "start", self.newcomer)
-                else:
-                    yield Act(disaster.end, "wake" if disaster.kind == "stop" else "heal", victim)
+            yield Act(disaster.start, disaster.kind, disaster.victims, disaster.title)
+            if disaster.kind == "kill":
+                yield Act(disaster.end, "start", (self.newcomer,), disaster.relief)
+            else:
+                undo: Deed = "wake" if disaster.kind == "stop" else "heal"
+                yield Act(disaster.end, undo, disaster.victims, disaster.relief)
