@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeAlias, TypeVar, final
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeAlias, TypeVar, cast, final
 
 if TYPE_CHECKING:
     from resilient.budget import RetryBudget
@@ -92,8 +92,11 @@ class Call:
     deadline: float | None
     """On the scale of `runtime.now`; None: no limit."""
     priority: Priority
-    repeatable: bool
-    """May it run twice? By the HTTP method, by an honoured idempotency key, or by `options(idempotent=True)`."""
+    repeatable: bool | None
+    """May it run twice? By the HTTP method, by an honoured idempotency key, or by `options(idempotent=...)`.
+
+    None: nobody said; then `Retry(on=...)` may still declare it for a function.
+    """
     idempotency_key: str | None
     """Minted once a logical call; every attempt and hedge carries the same."""
     instance: Instance | None
@@ -135,8 +138,8 @@ class Call:
         self.ambient = ambient
         self.attempt = 1
         self.priority = ambient.priority
-        self.repeatable = self.blocking = False
-        self.deadline = self.idempotency_key = self.instance = self.tried = None
+        self.blocking = False
+        self.deadline = self.repeatable = self.idempotency_key = self.instance = self.tried = None
         self.budget = self.ends = self.attributes = self.parent = None
 
     def evolve(
@@ -177,6 +180,13 @@ class Call:
         """Seconds until the deadline (negative once it passed), or None without one."""
         return None if self.deadline is None else self.deadline - self.runtime.now()
 
+    @property
+    def arguments(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """What the function was called with; of any other call, its request as the only argument."""
+        if isinstance(self.request, tuple):
+            return cast("tuple[tuple[Any, ...], dict[str, Any]]", self.request)
+        return (self.request,), {}
+
     def get(self, attribute: Attribute[T]) -> T:
         """Return the attribute's value on this call, or its default."""
         if self.attributes is None:
@@ -185,21 +195,21 @@ class Call:
         return value
 
     def finish(self, error: BaseException | None, *, upto: Call | None = None) -> None:
-        """Run what was to be settled at the end of the stream: of this attempt first, then of its parents.
+        """Run what was to be settled at the end of the stream: inner before outer, this attempt before its parents.
 
         `upto` stops before that parent: an attempt is discarded while its call goes on. Each end runs exactly
         once, however often this is called, and whatever another end raises.
         """
-        generations: list[list[End]] = []
+        ends: list[End] = []
         call: Call | None = self
         while call is not None and call is not upto:
             if call.ends:
-                generations.append(call.ends.copy())
+                ends += call.ends
                 call.ends.clear()  # in place: children that share the list must not run it again
             call = call.parent
-        with ExitStack() as stack:  # runs what was pushed last first
-            for ends in reversed(generations):
-                for end in ends:
+        if ends:
+            with ExitStack() as stack:  # which runs what was pushed last first
+                for end in reversed(ends):
                     stack.callback(end, error)
 
     def __repr__(self) -> str:
@@ -215,7 +225,7 @@ class Policy(Protocol):
     """Anything callable as `await policy(call, nxt)`: an `async def` function is one.
 
     It calls `nxt` with the call, or a child of it, as often as it likes, and returns what that returned: a
-    policy keeps the result's type.
+    policy keeps the result's type. What it runs at the same time needs a child each, `call.evolve(attempt=...)`.
     """
 
     def __call__(self, call: Call, nxt: Next[T], /) -> Awaitable[T]:

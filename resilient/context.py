@@ -3,15 +3,15 @@
 One context variable holds all of it. Outside any attempt its value is an `Ambient`; inside an attempt it is the
 `Call` itself, so that marking an attempt costs a single `set`. Options are for the calls made directly in their
 block: what such a call runs inside does not see them, or an idempotency key would leak into the calls that a
-service makes to others. A server's deadline and priority reach all the way down.
+service makes to others. Deadlines and the server's priority reach all the way down.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from contextvars import ContextVar
-from dataclasses import dataclass, replace
+import math
+from collections.abc import Callable, Mapping
+from contextvars import ContextVar, Token
+from dataclasses import dataclass, field, replace
 from typing import Any, final
 
 from resilient.call import Attribute, Call, Priority
@@ -19,6 +19,7 @@ from resilient.runtime import Runtime
 
 __all__ = [
     "Ambient",
+    "Block",
     "Options",
     "ambient",
     "apply_ambient",
@@ -30,6 +31,8 @@ __all__ = [
     "surroundings",
     "use_runtime",
 ]
+
+_LONGEST_KEY = 255  # what servers commonly store
 
 
 @final
@@ -46,28 +49,29 @@ class Options:
 
     def __post_init__(self) -> None:
         if self.timeout is not None and not self.timeout > 0:
-            raise ValueError(f"timeout={self.timeout!r}: a timeout is more than 0 seconds")
+            raise ValueError(f"timeout={self.timeout!r}: a number of seconds, more than 0")
+        _check_deadline(self.deadline)
         key = self.idempotency_key
-        if key is not None and not (0 < len(key) <= 255 and key.isascii() and key.isprintable()):  # noqa: PLR2004 - the wire's limit
-            raise ValueError(f"idempotency_key={key!r}: a key is 1 to 255 printable ASCII characters")
+        if key is not None and not (0 < len(key) <= _LONGEST_KEY and key.isascii() and key.isprintable()):
+            raise ValueError(f"idempotency_key={key!r}: a key is 1 to {_LONGEST_KEY} printable ASCII characters")
 
     def over(self, outer: Options | None) -> Options:
         """These options, and the outer ones where these say nothing."""
         if outer is None:
             return self
         given = {name: value for name in self.__slots__ if (value := getattr(self, name)) is not None}
+        if self.deadline is not None and outer.deadline is not None:
+            given["deadline"] = min(self.deadline, outer.deadline)
         if self.attributes is not None and outer.attributes is not None:
             given["attributes"] = {**outer.attributes, **self.attributes}
         return replace(outer, **given)
 
     def apply(self, call: Call) -> None:
-        """Write these options into a call that begins."""
-        deadline = self.deadline
+        """Write these options into a call that begins. They never widen its deadline."""
+        ends = [end for end in (call.deadline, self.deadline) if end is not None]
         if self.timeout is not None:
-            mine = call.runtime.now() + self.timeout
-            deadline = mine if deadline is None else min(deadline, mine)
-        if deadline is not None and (call.deadline is None or deadline < call.deadline):
-            call.deadline = deadline
+            ends.append(call.runtime.now() + self.timeout)
+        call.deadline = min(ends, default=None)
         if self.priority is not None:
             call.priority = self.priority
         if self.idempotency_key is not None:
@@ -76,6 +80,11 @@ class Options:
             call.repeatable = self.idempotent
         if self.attributes is not None:
             call.attributes = {**(call.attributes or {}), **self.attributes}
+
+
+def _check_deadline(deadline: float | None) -> None:
+    if deadline is not None and math.isnan(deadline):
+        raise ValueError(f"deadline={deadline!r}: a second on the scale of the ambient runtime")
 
 
 @final
@@ -89,8 +98,11 @@ class Ambient:
     options: Options | None = None
     call: Call | None = None
     """The attempt that this code runs in, where there is one."""
-    plain: bool = True
-    """Nothing but a runtime and the default priority: a call that begins here has nothing to copy."""
+    plain: bool = field(init=False)
+    """No deadline and no options: for a call that begins here, its constructor does it all."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "plain", self.deadline is None and self.options is None)
 
 
 ambient: ContextVar[Ambient | Call] = ContextVar("resilient", default=Ambient(runtime=Runtime()))
@@ -99,31 +111,36 @@ ambient: ContextVar[Ambient | Call] = ContextVar("resilient", default=Ambient(ru
 def surroundings() -> Ambient:
     """The ambient in force here, in the form that calls begin with."""
     here = ambient.get()
-    if isinstance(here, Ambient):
-        return here
-    outer = here.ambient
-    # Inside an attempt: its server's deadline and priority go on, its options do not.
-    return Ambient(
-        runtime=outer.runtime,
-        deadline=outer.deadline,
-        priority=outer.priority,
-        call=here,
-        plain=outer.deadline is None,
-    )
+    return here if isinstance(here, Ambient) else _inside(here)
+
+
+def _inside(call: Call) -> Ambient:
+    """What a call begins with inside the attempt `call`: its deadline, its server's priority, none of its options."""
+    outer, runtime, deadline = call.ambient, call.runtime, call.deadline
+    if deadline is not None and not call.blocking and deadline <= runtime.now():
+        # The attempt has been ended: what still runs is its clean-up, or work that it left behind.
+        deadline = _on_the_scale_of(runtime, outer)
+    return Ambient(runtime=runtime, deadline=deadline, priority=outer.priority, call=call)
+
+
+def _on_the_scale_of(runtime: Runtime, here: Ambient) -> float | None:
+    if here.deadline is None or runtime.now is here.runtime.now:
+        return here.deadline
+    return runtime.now() + (here.deadline - here.runtime.now())
 
 
 def apply_ambient(call: Call, here: Ambient) -> None:
     """Give a call that begins what its surroundings hold for it."""
-    if here.deadline is not None and (call.deadline is None or here.deadline < call.deadline):
-        call.deadline = here.deadline
+    deadline = _on_the_scale_of(call.runtime, here)
+    if deadline is not None and (call.deadline is None or deadline < call.deadline):
+        call.deadline = deadline
     if here.options is not None:
         here.options.apply(call)
 
 
 def current_runtime() -> Runtime:
     """Return the ambient runtime: real time, unless a test or a simulation set another."""
-    here = ambient.get()
-    return here.runtime
+    return ambient.get().runtime
 
 
 def current_call() -> Call | None:
@@ -135,16 +152,28 @@ def current_call() -> Call | None:
     return here if isinstance(here, Call) else here.call
 
 
-@contextmanager
-def _enter(new: Ambient) -> Iterator[None]:
-    token = ambient.set(new)
-    try:
-        yield
-    finally:
-        ambient.reset(token)
+@final
+class Block:
+    """A `with` block of other surroundings. It is entered once at a time; each task makes its own."""
+
+    # A generator-based context manager would also be a decorator, and one that does nothing for an async function.
+    __slots__ = ("_change", "_token")
+
+    def __init__(self, change: Callable[[Ambient], Ambient]) -> None:
+        self._change = change
+        self._token: Token[Ambient | Call] | None = None
+
+    def __enter__(self) -> None:
+        if self._token is not None:
+            raise RuntimeError("this block is in use already; make one for each `with`")
+        self._token = ambient.set(self._change(surroundings()))
+
+    def __exit__(self, *_: object) -> None:
+        token, self._token = self._token, None
+        if token is not None:
+            ambient.reset(token)
 
 
-@contextmanager
 def options(
     *,
     timeout: float | None = None,
@@ -153,7 +182,7 @@ def options(
     idempotency_key: str | None = None,
     idempotent: bool | None = None,
     attributes: Mapping[Attribute[Any], Any] | None = None,
-) -> Iterator[None]:
+) -> Block:
     """Set options for the calls made directly in this block.
 
     `timeout`
@@ -166,12 +195,12 @@ def options(
         The key of the *one* logical call in this block, instead of a minted one. Two different calls under
         one key are refused by the server, so use it around a single call.
     `idempotent`
-        Declares that the calls may run twice (or, with False, that they may not).
+        Declares that the calls may run twice (or, with False, that they may not, unless under an honoured key).
     `attributes`
         Typed values for policies of your own.
 
-    Nested blocks add up; the inner one wins where both speak. Raises `ValueError` for a timeout that is not
-    positive or a key that HTTP could not carry.
+    Nested blocks add up; the inner one wins where both speak, but a deadline is never widened. Raises `ValueError` for
+    a timeout that is not positive, a deadline that is no number, or a key that HTTP could not carry.
     """
     given = Options(
         timeout=timeout,
@@ -181,39 +210,41 @@ def options(
         idempotent=idempotent,
         attributes=attributes,
     )
-    here = surroundings()
-    with _enter(replace(here, options=given.over(here.options), plain=False)):
-        yield
+    return Block(lambda here: replace(here, options=given.over(here.options)))
 
 
-@contextmanager
-def serving(*, deadline: float | None = None, priority: Priority | None = None) -> Iterator[None]:
+def serving(*, deadline: float | None = None, priority: Priority | None = None) -> Block:
     """Let every call in this block inherit the deadline and priority of the work that is being served.
 
-    The ASGI middleware enters it for each request; a worker does so for each message. A deadline is never
-    widened. Unlike `options` it reaches the calls that calls make.
+    The ASGI middleware enters it for each request; a worker does so for each message. `deadline` is a second on the
+    ambient runtime's scale, and is never widened. Unlike `options` it reaches the calls that calls make.
+
+    Raises `ValueError` for a deadline that is no number.
     """
-    here = surroundings()
-    if deadline is not None and (here.deadline is None or deadline < here.deadline):
-        here = replace(here, deadline=deadline, plain=False)
-    if priority is not None:
-        here = replace(here, priority=priority)
-    with _enter(here):
-        yield
+    _check_deadline(deadline)
+
+    def change(here: Ambient) -> Ambient:
+        ends = [end for end in (here.deadline, deadline) if end is not None]
+        return replace(
+            here,
+            deadline=min(ends, default=None),
+            priority=here.priority if priority is None else priority,
+        )
+
+    return Block(change)
 
 
-@contextmanager
-def detached() -> Iterator[None]:
+def detached() -> Block:
     """Forget the caller: its deadline, priority, options and current call.
 
     For background work that outlives the request that started it.
     """
-    with _enter(Ambient(runtime=current_runtime())):
-        yield
+    return Block(lambda here: Ambient(runtime=here.runtime))
 
 
-@contextmanager
-def use_runtime(runtime: Runtime) -> Iterator[None]:
-    """Make `runtime` the ambient one in this block: virtual time, a seeded source of chance, an event sink."""
-    with _enter(Ambient(runtime=runtime)):
-        yield
+def use_runtime(runtime: Runtime) -> Block:
+    """Make `runtime` the ambient one in this block: virtual time, a seeded source of chance, an event sink.
+
+    The caller's deadline, options and current call are forgotten, since they are on another clock.
+    """
+    return Block(lambda _: Ambient(runtime=runtime))

@@ -6,7 +6,10 @@ hangs.
 
 On asyncio a timer of our own does it: one exact `call_at` a loop, armed for the earliest deadline, and one list entry
 an attempt. Cancelling the task and taking the cancellation back follows `asyncio.timeout` to the letter, at
-less than half its cost. Everywhere else an anyio scope does it.
+less than half its cost. On trio a cancel scope does it.
+
+Where two limits of one task end at the same instant (a call inside a call, a foreign policy between two of ours), the
+inner one speaks and the outer one waits until it has spoken, or the layers in between would see a cancellation.
 """
 
 from __future__ import annotations
@@ -19,24 +22,17 @@ import threading
 import time
 from asyncio import current_task
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
-from typing import Any, TypeVar, final
-from weakref import WeakValueDictionary
+from contextvars import Context, ContextVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, final
+from weakref import ref
 
-import anyio
-
-from resilient.call import Call
+from resilient.call import Call, Next
 from resilient.context import ambient
 from resilient.errors import DeadlineExceeded
+from resilient.waiting import library
 
-
-class _Library(threading.local):
-    name: str | None = None
-
-
-_library: Any = _Library()
-with suppress(ImportError):  # without sniffio there is no trio
-    from sniffio import thread_local as _library
+if TYPE_CHECKING:
+    import trio
 
 __all__ = ["bounded", "no_time_left", "send"]
 
@@ -45,6 +41,10 @@ T = TypeVar("T")
 
 _SWEEP = 256
 _set_ambient, _reset_ambient = ambient.set, ambient.reset
+
+
+class _Nobody:
+    _thread_id = None
 
 
 @final
@@ -58,32 +58,62 @@ class _Entry:
         self.task: asyncio.Task[Any] | None = task
 
 
+class _Item(NamedTuple):
+    when: float
+    order: int
+    """Of their beginning: of two entries of a task the later one is the inner one."""
+    entry: _Entry
+
+
 @final
 class _Deadlines:
     """All deadlines of one event loop, behind one armed timer.
 
     Most attempts end long before their deadline, so an entry costs an append and is forgotten in place; the
-    timer is left armed and sorts the survivors only when it fires.
+    timer is left armed and sorts the survivors only when it fires. The armed timer is also all that keeps this
+    object alive, and it belongs to the loop: no loop is kept alive by it.
     """
 
-    __slots__ = ("__weakref__", "armed", "handle", "heap", "limit", "loop", "monotonic", "order", "young")
+    __slots__ = (
+        "__weakref__",
+        "armed",
+        "clock",
+        "context",
+        "handle",
+        "heap",
+        "heap_limit",
+        "held",
+        "limit",
+        "loop",
+        "order",
+        "thread",
+        "witness",
+        "young",
+    )
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
-        # A loop on the usual clock can be armed with a deadline as it is.
-        self.monotonic = time.monotonic if type(loop).time is asyncio.BaseEventLoop.time else None
+        # Whether a loop runs in this very thread is told by an attribute that asyncio's own loops have (looking up the
+        # running loop costs more than the rest of `bounded`); of any other loop it is asked every time.
+        self.witness: Any = loop if hasattr(loop, "_thread_id") else _Nobody
+        self.thread = threading.get_ident()
+        # A runtime on this clock gives deadlines that the loop can be armed with as they are.
+        usual = getattr(loop.time, "__func__", None) is asyncio.BaseEventLoop.time
+        self.clock = time.monotonic if usual else loop.time
+        self.context = Context()  # the timer must not keep alive what the call that armed it has in its own
         self.armed = math.inf
         self.handle: asyncio.TimerHandle | None = None
         self.young: list[_Entry] = []
-        self.heap: list[tuple[float, int, _Entry]] = []
+        self.heap: list[_Item] = []
+        self.held: dict[_Entry, list[_Item]] = {}
         self.order = itertools.count()
-        self.limit = _SWEEP
+        self.limit = self.heap_limit = _SWEEP
 
     def arm(self, when: float) -> None:
         if self.handle is not None:
             self.handle.cancel()
         self.armed = when
-        self.handle = self.loop.call_at(when, self.fire)
+        self.handle = self.loop.call_at(when, self.fire, context=self.context)
 
     def sweep(self) -> None:
         """Drop what ended; twice the survivors may gather before the next time, so it costs O(1) an entry."""
@@ -92,59 +122,74 @@ class _Deadlines:
 
     def fire(self) -> None:
         now = self.loop.time() + getattr(self.loop, "_clock_resolution", 0.0)
-        heap = self.heap
-        for entry in self.young:
-            if entry.task is not None:
-                heapq.heappush(heap, (entry.when, next(self.order), entry))
-        self.young = []
-        self.limit = _SWEEP
-        due: dict[asyncio.Task[Any], tuple[float, int, _Entry]] = {}
-        later: list[tuple[float, int, _Entry]] = []
-        while heap and (heap[0][0] <= now or heap[0][2].task is None):
-            item = heapq.heappop(heap)
-            task = item[2].task
-            if task is not None:
-                # Of two scopes of a task that end together the inner one speaks first: its error passes
-                # through the outer one, while the reverse would reach the inner layers as a cancellation.
-                if task in due:
-                    later.append(due[task])
-                due[task] = item
-        for task, (_, _, entry) in due.items():
-            entry.task = None
-            task.cancel()
-        for item in later:
-            heapq.heappush(heap, item)
+        due: list[_Item] = []
+        heap = self._sorted()
+        while heap and (heap[0].when <= now or heap[0].entry.task is None):
+            due.append(heapq.heappop(heap))
+        told: dict[asyncio.Task[Any], _Entry] = {}
+        for item in sorted(due, key=_by_order, reverse=True):
+            task = item.entry.task
+            if task is None:
+                continue
+            if task in told:
+                self.held.setdefault(told[task], []).append(item)
+            else:
+                told[task] = item.entry
+                item.entry.task = None
+                task.cancel()
         self.handle = None
         self.armed = math.inf
         if heap:
-            self.arm(heap[0][0])
+            self.arm(heap[0].when)
+
+    def _sorted(self) -> list[_Item]:
+        """All entries that have not ended, in the order of their deadlines."""
+        heap = self.heap
+        for entry in self.young:
+            if entry.task is not None:
+                heapq.heappush(heap, _Item(entry.when, next(self.order), entry))
+        self.young = []
+        self.limit = _SWEEP
+        if len(heap) > self.heap_limit:
+            heap[:] = [item for item in heap if item.entry.task is not None]
+            heapq.heapify(heap)
+            self.heap_limit = 2 * len(heap) + _SWEEP
+        return heap
+
+    def spoken(self, entry: _Entry) -> None:
+        """Let those speak that were held back for this entry: it has unwound."""
+        for item in self.held.pop(entry, ()):
+            heapq.heappush(self.heap, item)
+            if item.when < self.armed:
+                self.arm(item.when)
+
+
+def _by_order(item: _Item) -> int:
+    return item.order
+
+
+def _nothing() -> None:
+    return None
 
 
 class _Here(threading.local):
-    deadlines: _Deadlines | None = None
+    deadlines: Callable[[], _Deadlines | None] = staticmethod(_nothing)
+    """A weak reference to those of the loop that ran last in this thread."""
 
 
 _here = _Here()
-# Weak, so that a loop is not kept alive; what still has something to do is held by its armed timer.
-_by_loop: WeakValueDictionary[int, _Deadlines] = WeakValueDictionary()
 
 
-def _find() -> tuple[_Deadlines, asyncio.Task[Any]] | None:
-    """The deadlines of the running loop and its current task; None where this is no asyncio task."""
-    if _library.name == "trio":  # even inside a running asyncio loop: somebody called trio.run there
+def _find() -> _Deadlines | None:
+    """The deadlines of the running asyncio loop; None on trio."""
+    if library.name == "trio":  # even inside a running asyncio loop: somebody called trio.run there
         return None
-    try:
-        loop = asyncio.get_running_loop()
-    except RuntimeError:
-        return None
-    task = current_task(loop)
-    if task is None:
-        return None
-    deadlines = _by_loop.get(id(loop))
+    loop = asyncio.get_running_loop()
+    deadlines = _here.deadlines()
     if deadlines is None or deadlines.loop is not loop:
-        deadlines = _by_loop[id(loop)] = _Deadlines(loop)
-    _here.deadlines = deadlines
-    return deadlines, task
+        deadlines = _Deadlines(loop)
+        _here.deadlines = ref(deadlines)
+    return deadlines
 
 
 def no_time_left(call: Call) -> DeadlineExceeded:
@@ -157,66 +202,93 @@ def _exceeded(call: Call) -> DeadlineExceeded:
     return DeadlineExceeded(f"{call.name}: no answer within the deadline (attempt {call.attempt}{where})")
 
 
-async def bounded(call: Call, step: Callable[[A], Awaitable[T]], argument: A) -> T:
-    """Await `step(argument)`, no longer than `call.deadline` (which must be set).
+async def send(call: Call, step: Next[T] | None = None) -> T:  # noqa: C901, PLR0912 - every call's path: one frame, no more
+    """Run the call's innermost step (or another `step` of it) as the current call, no longer than its deadline.
 
     Raises `DeadlineExceeded` only when this limit ended it; every other cancellation passes unchanged. In a plain
     function nothing can be interrupted: there the deadline is only checked before the step.
     """
-    deadline = call.deadline
-    assert deadline is not None
-    remaining = deadline - call.runtime.now()
-    if remaining <= 0.0:
-        raise no_time_left(call)
-    if call.blocking:
-        return await step(argument)
-
-    deadlines = _here.deadlines
-    task = None if deadlines is None or _library.name == "trio" else current_task(deadlines.loop)
-    if task is None or deadlines is None:
-        found = _find()
-        if found is None:
-            return await _bounded_by_scope(call, remaining, step, argument)
-        deadlines, task = found
-    when = deadline if deadlines.monotonic is call.runtime.now else deadlines.loop.time() + remaining
-
-    cancelling = task.cancelling()
-    entry = _Entry(when, task)
-    deadlines.young.append(entry)
-    if len(deadlines.young) > deadlines.limit:
-        deadlines.sweep()
-    if when < deadlines.armed:
-        deadlines.arm(when)
-    try:
-        result = await step(argument)
-    except BaseException as error:
-        if entry.task is None:
-            if task.uncancel() <= cancelling and isinstance(error, asyncio.CancelledError):
-                raise _exceeded(call) from error
-        else:
-            entry.task = None
-        raise
-    if entry.task is None:
-        task.uncancel()
-    else:
-        entry.task = None
-    return result
-
-
-async def _bounded_by_scope(call: Call, remaining: float, step: Callable[[A], Awaitable[T]], argument: A) -> T:
-    with anyio.CancelScope(deadline=anyio.current_time() + remaining) as scope:
-        return await step(argument)
-    if scope.cancelled_caught:
-        raise _exceeded(call)
-    raise AssertionError("unreachable: the scope returns, raises or was cancelled")
-
-
-async def send(call: Call) -> Any:
-    """The innermost step: invoke the call as the current one, within its deadline."""
+    if step is None:
+        step = call.invoke
     token = _set_ambient(call)
     try:
-        if call.deadline is None:
-            return await call.invoke(call)
-        return await bounded(call, call.invoke, call)
+        deadline = call.deadline
+        if deadline is None:
+            return await step(call)
+        now = call.runtime.now
+        remaining = deadline - now()
+        if remaining <= 0.0:
+            raise no_time_left(call)
+        if call.blocking:
+            return await step(call)
+
+        deadlines = _here.deadlines()
+        if deadlines is None or deadlines.witness._thread_id != deadlines.thread or library.name == "trio":  # noqa: SLF001 - see _Deadlines
+            deadlines = _find()
+        if deadlines is None or (task := current_task(deadlines.loop)) is None:
+            return await _send_in_scope(call, remaining, step)
+        when = deadline if deadlines.clock == now else deadlines.loop.time() + remaining
+
+        cancelling = task.cancelling()
+        entry = _Entry(when, task)
+        deadlines.young.append(entry)
+        if len(deadlines.young) > deadlines.limit:
+            deadlines.sweep()
+        if when < deadlines.armed:
+            deadlines.arm(when)
+        try:
+            result = await step(call)
+        except BaseException as error:
+            if entry.task is None:
+                deadlines.spoken(entry)
+                if task.uncancel() <= cancelling and isinstance(error, asyncio.CancelledError):
+                    raise _exceeded(call) from error
+            else:
+                entry.task = None
+            raise
+        if entry.task is None:
+            deadlines.spoken(entry)
+            task.uncancel()
+        else:
+            entry.task = None
+        return result
     finally:
         _reset_ambient(token)
+
+
+async def bounded(call: Call, step: Callable[[A], Awaitable[T]], argument: A) -> T:
+    """Await `step(argument)` as the current call, no longer than its deadline: see `send`."""
+    return await send(call, lambda _: step(argument))
+
+
+class _Scope(NamedTuple):
+    """The limit of an attempt on trio: in its task, by a deadline on its call's scale."""
+
+    scope: trio.CancelScope
+    task: trio.lowlevel.Task
+    deadline: float
+
+
+_enclosing: ContextVar[_Scope | None] = ContextVar("resilient.scope", default=None)
+
+
+async def _send_in_scope(call: Call, remaining: float, step: Next[T]) -> T:
+    import trio
+
+    assert call.deadline is not None
+    task = trio.lowlevel.current_task()
+    outer = _enclosing.get()
+    when = math.inf
+    scope = trio.CancelScope(deadline=trio.current_time() + remaining)
+    token = _enclosing.set(_Scope(scope, task, call.deadline))
+    if outer is not None and outer.task is task and outer.deadline <= call.deadline:
+        # It would end at the same instant, and trio lets the outer one speak. It rests until we have spoken.
+        when, outer.scope.deadline = outer.scope.deadline, math.inf
+    try:
+        with scope:
+            return await step(call)
+    finally:
+        _enclosing.reset(token)
+        if outer is not None and when < math.inf:
+            outer.scope.deadline = when
+    raise _exceeded(call)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine, Iterator
+from contextlib import AsyncExitStack
 from dataclasses import replace
 from typing import Any, ParamSpec, TypeVar, cast, final, overload
 
@@ -14,11 +15,11 @@ from resilient.deadline import send
 from resilient.order import check_order
 from resilient.policies.base import OwnPolicy
 from resilient.runtime import Runtime
-from resilient.stream import Stream, close_stream
+from resilient.stream import Stream, settle
 from resilient.verdict import Classifier, classify_function
 from resilient.waiting import drive
 
-__all__ = ["Bind", "Pipeline", "bind_nothing", "decorate"]
+__all__ = ["Bind", "Pipeline", "Prepare", "bind_nothing", "decorate"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -27,6 +28,9 @@ S = TypeVar("S")
 
 Bind = Callable[[Call], tuple[tuple[Any, ...], dict[str, Any]]]
 """Gives the arguments that an attempt's function is called with."""
+
+Prepare = Callable[[Call], None]
+"""Completes a call that begins."""
 
 
 @final
@@ -78,15 +82,19 @@ class Pipeline:
     async def run(self, fn: Callable[P, Awaitable[T]], /, *args: P.args, **kwargs: P.kwargs) -> T:
         """Await `fn(*args, **kwargs)` once, through the policies."""
 
-        def invoke(call: Call) -> Awaitable[T]:
+        def invoke(_call: Call) -> Awaitable[T]:
             return fn(*args, **kwargs)
 
         result: T = await self.chain(self.begin(name_of(fn), invoke, (args, kwargs)))
         return result
 
     def call(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
-        """Call the plain function `fn(*args, **kwargs)` once, through the policies."""
-        return self(fn)(*args, **kwargs)
+        """Call the plain function `fn(*args, **kwargs)` once, through the policies.
+
+        Raises `TypeError` where a policy needs an event loop, or `fn` turns out to be no plain function.
+        """
+        plain: Callable[P, T] = _decorate_plain(self, fn, bind_nothing, None)
+        return plain(*args, **kwargs)
 
     def begin(
         self,
@@ -94,7 +102,7 @@ class Pipeline:
         invoke: Callable[[Call], Awaitable[Any]],
         request: Any,
         *,
-        repeatable: bool = False,
+        repeatable: bool | None = None,
         options: Options | None = None,
     ) -> Call:
         """Make the call of an adapter, to be passed to `chain`.
@@ -141,25 +149,35 @@ def bind_nothing(call: Call) -> tuple[tuple[Any, ...], dict[str, Any]]:
 
 def name_of(fn: Callable[..., Any]) -> str:
     """What a function's calls are called in events and errors."""
+    while isinstance(fn, functools.partial):
+        fn = fn.func
     name: str | None = getattr(fn, "__qualname__", None)
     return type(fn).__qualname__ if name is None else name
 
 
 def decorate(
-    pipeline: Pipeline, fn: Callable[..., Any], bind: Bind, prepare: Callable[[Call], None] | None = None
+    pipeline: Pipeline, fn: Callable[..., Any], bind: Bind, prepare: Prepare | None = None
 ) -> Callable[..., Any]:
-    """Return `fn` behind the pipeline. `bind` completes the arguments of each attempt, `prepare` each call that begins."""
-    if inspect.isgeneratorfunction(fn):
-        raise TypeError(f"{name_of(fn)}: a generator function; only async generators can be streamed through policies")
-    if inspect.isasyncgenfunction(fn):
+    """Return `fn` behind the pipeline.
+
+    `bind` completes the arguments of each attempt, `prepare` each call that begins.
+    """
+    if isinstance(fn, classmethod | staticmethod) or not callable(fn):
+        raise TypeError(f"{fn!r}: a pipeline decorates functions; @classmethod and @staticmethod go above it")
+    if _is(inspect.isasyncgenfunction, fn):
         return _decorate_stream(pipeline, fn, bind, prepare)
-    if inspect.iscoroutinefunction(fn) or inspect.iscoroutinefunction(getattr(fn, "__call__", None)):  # noqa: B004 - looked at, not called
+    if _is(inspect.iscoroutinefunction, fn):
         return _decorate_async(pipeline, fn, bind, prepare)
     return _decorate_plain(pipeline, fn, bind, prepare)
 
 
+def _is(kind: Callable[[object], bool], fn: Callable[..., Any]) -> bool:
+    """Whether the function is of this kind; a callable object is of the kind that its `__call__` is of."""
+    return kind(fn) or kind(getattr(fn, "__call__", None))  # noqa: B004 - looked at, not called
+
+
 def _decorate_async(
-    pipeline: Pipeline, fn: Callable[..., Any], bind: Bind, prepare: Callable[[Call], None] | None
+    pipeline: Pipeline, fn: Callable[..., Any], bind: Bind, prepare: Prepare | None
 ) -> Callable[..., Any]:
     chain, classify, pinned, name = pipeline.chain, pipeline.classify, pipeline.runtime, name_of(fn)
     here_now = ambient.get
@@ -177,6 +195,7 @@ def _decorate_async(
 
     @functools.wraps(fn)
     async def wrapped(*args: Any, **kwargs: Any) -> Any:
+        # What `begin` does, in this frame: it is every call's path.
         here = here_now()
         if not isinstance(here, Ambient):
             here = surroundings()
@@ -191,26 +210,24 @@ def _decorate_async(
 
 
 def _decorate_plain(
-    pipeline: Pipeline, fn: Callable[..., Any], bind: Bind, prepare: Callable[[Call], None] | None
+    pipeline: Pipeline, fn: Callable[..., Any], bind: Bind, prepare: Prepare | None
 ) -> Callable[..., Any]:
     name = name_of(fn)
     for policy in pipeline.policies:
         if isinstance(policy, OwnPolicy) and policy.needs_loop is not None:
             raise TypeError(f"{name} is a plain function, and {policy!r} needs an event loop: {policy.needs_loop}")
+    if _is(inspect.isgeneratorfunction, fn):
+        raise TypeError(f"{name}: a generator function; only async generators can be streamed through policies")
 
     async def invoke(call: Call) -> Any:
         args, kwargs = bind(call)
         result = fn(*args, **kwargs)
-        if inspect.isawaitable(result):
+        if hasattr(result, "__await__") or inspect.isgenerator(result) or inspect.isasyncgen(result):
+            # Returned as it is, it would run later, outside of all policies.
             if inspect.iscoroutine(result):
                 result.close()
-            raise TypeError(
-                f"{name} is a plain function, but its result is awaitable: make it `async def`, or use `run`"
-            )
+            raise TypeError(f"{name} is a plain function, but its result is awaitable, or a generator")
         return result
-
-    async def run(call: Call) -> Any:
-        return await pipeline.chain(call)
 
     @functools.wraps(fn)
     def wrapped(*args: Any, **kwargs: Any) -> Any:
@@ -218,13 +235,13 @@ def _decorate_plain(
         call.blocking = True
         if prepare is not None:
             prepare(call)
-        return drive(run(call))
+        return drive(pipeline.chain(call))
 
     return wrapped
 
 
 def _decorate_stream(
-    pipeline: Pipeline, fn: Callable[..., Any], bind: Bind, prepare: Callable[[Call], None] | None
+    pipeline: Pipeline, fn: Callable[..., Any], bind: Bind, prepare: Prepare | None
 ) -> Callable[..., Any]:
     name = name_of(fn)
     for policy in pipeline.policies:
@@ -233,27 +250,23 @@ def _decorate_stream(
                 f"{name} is an async generator, which cannot move between tasks, as {policy!r} would make it"
             )
     # What flows is the opened stream, not a value that a classifier of results knows.
-    classify = replace(pipeline.classify, result=None, hint=None, discard=close_stream)
+    classify = replace(pipeline.classify, result=None, discard=Stream.discard)
 
     @functools.wraps(fn)
     async def wrapped(*args: Any, **kwargs: Any) -> AsyncGenerator[Any, Any]:
-        opened: list[Stream] = []
+        async with AsyncExitStack() as opened:
 
-        async def invoke(call: Call) -> Stream:
-            args, kwargs = bind(call)
-            stream = Stream(call, fn(*args, **kwargs))
-            opened.append(stream)
-            await stream.open()
-            return stream
+            async def invoke(call: Call) -> Stream:
+                args, kwargs = bind(call)
+                return await opened.enter_async_context(Stream(call, fn(*args, **kwargs)))
 
-        root = pipeline.begin(name, invoke, (args, kwargs))
-        root.classify = classify
-        root.ends = []
-        if prepare is not None:
-            prepare(root)
-        problem: BaseException | None = None
-        try:
-            stream = await pipeline.chain(root)
+            root = pipeline.begin(name, invoke, (args, kwargs))
+            root.classify = classify
+            root.ends = []
+            opened.push(settle(root))
+            if prepare is not None:
+                prepare(root)
+            stream: Stream = await pipeline.chain(root)
             while not stream.over:
                 try:
                     sent = yield stream.item
@@ -263,12 +276,5 @@ def _decorate_stream(
                     await stream.throw(thrown)
                 else:
                     await stream.send(sent)
-        except BaseException as error:
-            problem = error
-            raise
-        finally:
-            for stream in reversed(opened):
-                await stream.close(problem)
-            root.finish(problem)
 
     return wrapped

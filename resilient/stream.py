@@ -3,22 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable
+from types import TracebackType
 from typing import Any, final
 
-from resilient.call import Call
+from resilient.call import Call, Next
 from resilient.context import ambient
-from resilient.deadline import bounded
+from resilient.deadline import no_time_left, send
+from resilient.errors import DeadlineExceeded
 
-__all__ = ["Stream", "close_stream"]
+__all__ = ["Stream", "settle"]
 
 _END: Any = object()
+
+OnExit = Callable[[type[BaseException] | None, BaseException | None, TracebackType | None], None]
+
+
+def settle(call: Call) -> OnExit:
+    """What a context calls on its exit to settle the call."""
+
+    def on_exit(_kind: type[BaseException] | None, error: BaseException | None, _trace: TracebackType | None) -> None:
+        # A consumer that leaves early has what it wanted.
+        call.finish(None if isinstance(error, GeneratorExit) else error)
+
+    return on_exit
 
 
 @final
 class Stream:
     """One attempt's stream: opened by reading its first item, so that an attempt which fails before it may be repeated.
 
-    Each read has the attempt's deadline and is made as the current call; nothing is held across a `yield`.
+    Each read has the attempt's deadline and is made as the current call; nothing is held across a `yield`. To leave
+    it settles everything that waits for the end of the stream, then closes the generator.
     """
 
     __slots__ = ("_generator", "call", "item")
@@ -33,9 +48,10 @@ class Stream:
         """Whether there is no item any more."""
         return self.item is _END
 
-    async def open(self) -> None:
+    async def __aenter__(self) -> Stream:
         """Read the first item; the pipeline has set the deadline and the current call."""
         self.item = await anext(self._generator, _END)
+        return self
 
     async def send(self, value: Any) -> None:
         """Read the next item, sending `value` to the generator."""
@@ -45,27 +61,31 @@ class Stream:
         """Read the next item, raising `error` in the generator."""
         await self._read(lambda _: self._generator.athrow(error))
 
-    async def _read(self, step: Callable[[None], Any]) -> None:
-        token = ambient.set(self.call)
+    async def _read(self, step: Next[Any]) -> None:
+        call = self.call
+        if call.deadline is not None and call.deadline <= call.runtime.now():
+            # The consumer took its time, which nobody is to blame for; but something was sent.
+            call.finish(no_time_left(call))
+            raise DeadlineExceeded(f"{call.name}: the deadline passed between two items")
         try:
-            if self.call.deadline is None:
-                self.item = await step(None)
-            else:
-                self.item = await bounded(self.call, step, None)
+            self.item = await send(call, step)
         except StopAsyncIteration:
             self.item = _END
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            settle(self.call)(kind, error, trace)
+        finally:
+            await self.discard()
+
+    async def discard(self) -> bool:
+        """Close the generator; nobody can read it any more."""
+        self.item = _END
+        token = ambient.set(self.call)
+        try:
+            await self._generator.aclose()
         finally:
             ambient.reset(token)
-
-    async def close(self, error: BaseException | None) -> None:
-        """Settle everything that waits for the end of this stream, then close the generator."""
-        self.item = _END
-        # A consumer that leaves early has what it wanted.
-        self.call.finish(None if isinstance(error, GeneratorExit) else error)
-        await self._generator.aclose()
-
-
-async def close_stream(stream: Stream) -> bool:
-    """Close a stream that another attempt takes the place of; nobody can read it any more."""
-    await stream._generator.aclose()  # noqa: SLF001 - the other half of the same class, as a classifier needs it
-    return False
+        return False

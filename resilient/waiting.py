@@ -4,14 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable
+from contextlib import suppress
 from typing import Any, Protocol, TypeVar, final
 
 import anyio
 
 from resilient.call import Call
 
-__all__ = ["Waiter", "drive", "pause", "waiter_for"]
+
+class _Library(threading.local):
+    name: str | None = None
+
+
+library: Any = _Library()
+"""`library.name` is "trio" in a thread while trio runs in it, even from inside a running asyncio loop."""
+with suppress(ImportError):  # sniffio comes with trio; without it there is none
+    from sniffio import thread_local as library
+
+__all__ = ["Waiter", "drive", "library", "pause", "waiter_for"]
 
 T = TypeVar("T")
 
@@ -52,12 +63,11 @@ class _ThreadWaiter:
 
 @final
 class _LoopWaiter:
-    __slots__ = ("_event", "_home", "_schedule")
+    __slots__ = ("_event", "_home")
 
     def __init__(self) -> None:
         self._event = anyio.Event()
-        self._home = threading.get_ident()
-        self._schedule = _scheduler()
+        self._home = _running()
 
     async def wait(self, seconds: float) -> bool:
         with anyio.move_on_after(seconds):
@@ -65,25 +75,24 @@ class _LoopWaiter:
         return self._event.is_set()
 
     def wake(self) -> None:
-        if threading.get_ident() == self._home:
+        if self._home is _running():
             self._event.set()
             return
-        try:
-            self._schedule(self._event.set)
-        except RuntimeError:
-            # The waiter's loop is gone, and the waiter with it: it abandons its place as it unwinds.
-            return
+        home: Any = self._home
+        schedule = home.call_soon_threadsafe if isinstance(home, asyncio.AbstractEventLoop) else home.run_sync_soon
+        with suppress(RuntimeError):  # the waiter's loop is gone: it abandons its place as it unwinds
+            schedule(self._event.set)
 
 
-def _scheduler() -> Callable[[Callable[[], None]], object]:
-    """What runs a function in this event loop, from any thread."""
-    try:
-        loop = asyncio.get_running_loop()
-    except RuntimeError:
+def _running() -> object:
+    """What runs here and now: an event loop of asyncio, the token of a trio run, or None."""
+    if library.name == "trio":
         import trio
 
-        return trio.lowlevel.current_trio_token().run_sync_soon
-    return loop.call_soon_threadsafe
+        return trio.lowlevel.current_trio_token()
+    with suppress(RuntimeError):
+        return asyncio.get_running_loop()
+    return None
 
 
 def waiter_for(call: Call) -> Waiter:
@@ -91,17 +100,19 @@ def waiter_for(call: Call) -> Waiter:
     return _ThreadWaiter() if call.blocking else _LoopWaiter()
 
 
-def drive(coroutine: Coroutine[Any, Any, T]) -> T:
-    """Run a coroutine that never suspends to its end, without an event loop.
+def drive(awaitable: Awaitable[T]) -> T:
+    """Run what never suspends to its end, without an event loop.
 
-    The library's own policies are such coroutines around a plain function: their waits block the thread instead.
+    The library's own policies around a plain function are such coroutines: their waits block the thread instead.
+    Raises `RuntimeError` where something does suspend.
     """
+    steps = awaitable.__await__()
     try:
-        coroutine.send(None)
+        next(steps)
     except StopIteration as stop:
         result: T = stop.value
         return result
-    coroutine.close()
+    steps.close()
     raise RuntimeError(
         "a policy of this pipeline waits for an event loop, and a plain function has none: use `async def`"
     )

@@ -135,17 +135,15 @@ def _two(candidates: Sequence[C], random: Chance) -> tuple[C, C]:
     return candidates[first], candidates[second]
 
 
+def _one_by_weight(candidates: Sequence[C], random: Chance) -> C:
+    ends = list(accumulate(candidate.weight for candidate in candidates))
+    return candidates[min(bisect_right(ends, random() * ends[-1]), len(ends) - 1)]
+
+
 def _two_by_weight(candidates: Sequence[C], random: Chance) -> tuple[C, C]:
     """Two different candidates, drawn one after the other in proportion to their weights."""
-    ends = list(accumulate(candidate.weight for candidate in candidates))
-    last = len(ends) - 1
-    first = min(bisect_right(ends, random() * ends[-1]), last)
-    start, width = ends[first] - candidates[first].weight, candidates[first].weight
-    mark = random() * (ends[-1] - width)
-    second = min(bisect_right(ends, mark if mark < start else mark + width), last)
-    if second == first:  # rounding, at an edge between two weights
-        second = first - 1 if first else 1
-    return candidates[first], candidates[second]
+    first = _one_by_weight(candidates, random)
+    return first, _one_by_weight([candidate for candidate in candidates if candidate is not first], random)
 
 
 @final

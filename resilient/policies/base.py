@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import enum
+from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Sequence
 from contextvars import ContextVar
 from types import TracebackType
 from typing import Any, ClassVar, TypeVar
 
 from resilient.call import Call, End, Next, Policy
-from resilient.context import surroundings
+from resilient.context import apply_ambient, surroundings
 from resilient.errors import Rejected
 from resilient.events import CallRejected, send_event
 from resilient.verdict import classify_function
@@ -31,7 +32,7 @@ class Role(enum.Enum):
     BALANCE = "balance"
 
 
-class OwnPolicy:
+class OwnPolicy(ABC):
     """The marker and the link of the library's own policies; anything else in a pipeline is foreign.
 
     A pipeline links each policy once, at construction: the result is a plain function of the call, so that a
@@ -47,13 +48,18 @@ class OwnPolicy:
     moves_tasks: ClassVar[bool] = False
     """Whether an attempt may run in another task than its caller, which no async generator survives."""
 
+    @abstractmethod
     def link(self, nxt: Next[Any], below: Sequence[Policy]) -> Next[Any]:
         """Return the layer that runs this policy around `nxt`, which is made of the policies `below`."""
-        raise TypeError(f"{type(self).__name__} does not say how it is linked")
 
     def __call__(self, call: Call, nxt: Next[T], /) -> Awaitable[T]:
-        """Run one call, outside any pipeline."""
-        return self.link(nxt, ())(call)
+        """Run one call, as a policy of somebody else's does that is made of ours."""
+        return self.link(nxt, (_of_unknown_make,))(call)
+
+
+async def _of_unknown_make(call: Call, nxt: Next[T], /) -> T:
+    """What stands for `nxt` where nobody says of which policies it is made."""
+    return await nxt(call)
 
 
 def has_foreign(policies: Sequence[Policy]) -> bool:
@@ -72,8 +78,7 @@ def refuse(call: Call, rejection: Rejected) -> Rejected:
     return rejection
 
 
-_Held = tuple[tuple["Holder", End], ...]
-_held: ContextVar[_Held] = ContextVar("resilient.held", default=())
+_held: ContextVar[tuple[tuple[Holder, End], ...]] = ContextVar("resilient.held", default=())
 
 
 class Holder(OwnPolicy):
@@ -84,9 +89,14 @@ class Holder(OwnPolicy):
 
     __slots__ = ()
 
+    @abstractmethod
     async def hold(self, call: Call) -> End:
         """Admit the call, or raise a `Rejected`; return what settles it, to be called exactly once."""
-        raise TypeError(f"{type(self).__name__} does not say how it admits a call")
+
+    def link(self, nxt: Next[Any], below: Sequence[Policy]) -> Next[Any]:
+        """Hold the call around `nxt`."""
+        del below
+        return lambda call: self.around(call, nxt)
 
     async def around(self, call: Call, nxt: Next[Any]) -> Any:
         """Run `nxt` held by this policy: until it returns, or until its stream is over."""
@@ -122,7 +132,7 @@ class Holder(OwnPolicy):
         here = surroundings()
         call = Call(f"a block of {type(self).__name__}", _no_step, ((), {}), here.runtime, classify_function, here)
         call.blocking = blocking
-        call.deadline = here.deadline
+        apply_ambient(call, here)
         settle = await self.hold(call)
         # One object serves many blocks at once; which of them ends is told by the context it runs in.
         _held.set((*_held.get(), (self, settle)))

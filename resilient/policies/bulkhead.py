@@ -71,10 +71,13 @@ class Bulkhead(Holder):
         take, give = self._machine.free.pop, self._machine.free.append  # single steps: see Slots
 
         async def layer(call: Call) -> Any:
-            try:
-                take()
-            except IndexError:
+            if waiters:  # nobody overtakes them, even when a place is just becoming free
                 await queue(call)
+            else:
+                try:
+                    take()
+                except IndexError:
+                    await queue(call)
             try:
                 result = await nxt(call)
             except BaseException:
@@ -92,7 +95,7 @@ class Bulkhead(Holder):
 
     async def hold(self, call: Call) -> End:
         """Take a place, now or from the queue."""
-        if not self._machine.take():
+        if self._machine.waiters or not self._machine.take():
             await self._queue(call)
         return self._settle
 
@@ -115,11 +118,13 @@ class Bulkhead(Holder):
             if remaining <= 0:
                 raise no_time_left(call)
             longest = min(longest, remaining)
+        if self.queued >= self.max_queue:  # most refusals are told here, before a waiter is made for them
+            raise self._refusal(call, self._full())
         waiter = waiter_for(call)
         with self._lock:
             queued = self._machine.enqueue(waiter)
         if not queued:
-            raise self._refusal(call, f"{self.queued} more wait" if self.max_queue else "none may wait")
+            raise self._refusal(call, self._full())
         self._hand_over()  # a place may have become free since we looked
         try:
             woken = await waiter.wait(longest)
@@ -136,6 +141,9 @@ class Bulkhead(Holder):
         """Leave the line; False: a place was handed over at this very moment, and is ours."""
         with self._lock:
             return self._machine.forget(waiter)
+
+    def _full(self) -> str:
+        return f"{self.max_queue} more wait" if self.max_queue else "none may wait"
 
     def _refusal(self, call: Call, why: str) -> ConcurrencyExceeded:
         message = f"{call.name}: {self.limit} calls are in flight and {why}"

@@ -14,7 +14,7 @@ from resilient.errors import CircuitOpen
 from resilient.events import CircuitClosed, CircuitHalfOpened, CircuitIsolated, CircuitOpened, Event, send_event
 from resilient.machines.circuit import Circuit, CircuitState, Judgement, Permit, Transition
 from resilient.policies.base import Holder, Role, refuse
-from resilient.policies.listening import Listeners
+from resilient.policies.listening import LISTENED, Listeners
 from resilient.runtime import Runtime
 from resilient.verdict import Verdict
 
@@ -56,7 +56,7 @@ class CircuitBreaker(Holder):
     rejections of our own and a 429 are not. `listeners` take any `pybreaker.CircuitBreakerListener`. Use one
     breaker for each thing that can fail by itself; a `Service` keeps one an instance already. Thread-safe.
 
-    Raises `ValueError` for an argument out of its range.
+    Raises `ValueError` for an argument out of its range, `TypeError` for a listener that is none.
     """
 
     failure_ratio: float = 0.5
@@ -89,6 +89,9 @@ class CircuitBreaker(Holder):
             probes=self.probes,
         )
         object.__setattr__(self, "_machine", machine)
+        for listener in self.listeners:
+            if isinstance(listener, type) or not all(hasattr(listener, name) for name in LISTENED):
+                raise TypeError(f"listeners: {listener!r} is no pybreaker.CircuitBreakerListener")
         if self.listeners:
             object.__setattr__(self, "_listeners", Listeners(self, tuple(self.listeners)))
 
@@ -109,7 +112,8 @@ class CircuitBreaker(Holder):
                 raise ValueError(f"{name}={seconds!r}: a finite number of seconds, more than 0")
         if self.window_calls is not None and self.window_calls < self.minimum_calls:
             raise ValueError(
-                f"window_calls={self.window_calls!r}: at least minimum_calls={self.minimum_calls!r}, or no ratio is ever reached"
+                f"window_calls={self.window_calls!r}: at least minimum_calls={self.minimum_calls!r}, "
+                "or no ratio is ever looked at"
             )
 
     @property
@@ -137,9 +141,8 @@ class CircuitBreaker(Holder):
 
     def link(self, nxt: Next[Any], below: Sequence[Policy]) -> Next[Any]:
         """Admit a call and settle it around `nxt`."""
-        del below
         if self._listeners is not None or self.slow_call is not None:
-            return lambda call: self.around(call, nxt)
+            return Holder.link(self, nxt, below)
         machine, settle, around = self._machine, self._settle, self.around
         acquire, release = self._lock.acquire, self._lock.release
 
@@ -159,10 +162,11 @@ class CircuitBreaker(Holder):
                 settle(call, permit, verdict, 0.0)
                 return result
             now = call.runtime.now()
-            # Taken and released by name: nothing in between can raise, and `with` costs half as much again.
-            acquire()
-            machine.succeed(permit, now)
-            release()
+            acquire()  # by name: `with` costs half as much again
+            try:
+                machine.succeed(permit, now)
+            finally:
+                release()
             return result
 
         return layer

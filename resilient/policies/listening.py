@@ -15,7 +15,10 @@ if TYPE_CHECKING:
 
     from resilient.policies.circuit_breaker import CircuitBreaker
 
-__all__ = ["Listeners"]
+__all__ = ["LISTENED", "Listeners"]
+
+LISTENED = ("before_call", "success", "failure", "state_change")
+"""What a listener is asked for."""
 
 _log = logging.getLogger("resilient")
 # pybreaker has no state for a circuit opened by hand: to its listeners that one is open.
@@ -79,7 +82,7 @@ class Listeners:
 
     def before_call(self, call: Call) -> None:
         """A call was admitted."""
-        args, kwargs = call.request if isinstance(call.request, tuple) else ((call.request,), {})
+        args, kwargs = call.arguments
         self._tell(lambda listener: listener.before_call(self._facade, call.invoke, *args, **kwargs))
 
     def settled(self, judgement: Judgement, error: BaseException | None) -> None:
@@ -87,7 +90,7 @@ class Listeners:
         if judgement is Judgement.GOOD:
             self._tell(lambda listener: listener.success(self._facade))
         elif judgement is Judgement.BAD:
-            failure = error or ResilienceError("the result was a failure")
+            failure = error if error is not None else ResilienceError("the result was a failure")
             self._tell(lambda listener: listener.failure(self._facade, failure))
 
     def changed(self, change: Transition) -> None:

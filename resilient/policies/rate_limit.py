@@ -6,6 +6,7 @@ import math
 import re
 import threading
 from collections.abc import Awaitable, Callable, Hashable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, final
 
@@ -23,29 +24,31 @@ __all__ = ["RateLimit"]
 
 _MAX_KEYS = 10_000
 _SECONDS = {"second": 1, "minute": 60, "hour": 3600, "day": 86_400}
+_RATE = 'one limit in the notation of `limits`, such as "100/second" or "10 per 5 minutes", or an item of that package'
 _NOTATION = re.compile(r"\s*(\d+)\s*(?:/|per)\s*(\d*)\s*(second|minute|hour|day)s?\s*", re.IGNORECASE)
 
 
 def _parse(rate: str | RateLimitItem) -> tuple[int, float]:
     """The amount and the period in seconds."""
+    amount = period = 0
     if not isinstance(rate, str):
-        return rate.amount, float(rate.get_expiry())
-    match = _NOTATION.fullmatch(rate)
-    if match is not None and int(match[1]) > 0 and match[2] != "0":
-        return int(match[1]), float(int(match[2] or 1) * _SECONDS[match[3].lower()])
-    # Months, years and whatever else the notation of `limits` grows to: its own parser is asked last, because it
-    # takes several milliseconds to import.
-    from limits import parse
+        if not hasattr(rate, "get_expiry"):
+            raise TypeError(f"rate={rate!r}: {_RATE}")
+        amount, period = rate.amount, rate.get_expiry()
+    elif (match := _NOTATION.fullmatch(rate)) is not None:
+        amount, period = int(match[1]), int(match[2] or 1) * _SECONDS[match[3].lower()]
+    else:
+        # Months, years and whatever else the notation of `limits` grows to: its own parser is asked last, because it
+        # takes several milliseconds to import.
+        from limits import parse_many
 
-    try:
-        item = parse(rate)
-    except ValueError:
-        item = None
-    if item is None or item.amount < 1:
-        raise ValueError(
-            f'rate={rate!r}: one limit in the notation of `limits`, such as "100/second" or "10 per 5 minutes"'
-        )
-    return item.amount, float(item.get_expiry())
+        with suppress(ValueError):
+            items = parse_many(rate)
+            if len(items) == 1:
+                amount, period = items[0].amount, items[0].get_expiry()
+    if not (amount >= 1 and period > 0):
+        raise ValueError(f"rate={rate!r}: {_RATE}")
+    return amount, float(period)
 
 
 @final
@@ -67,7 +70,8 @@ class RateLimit(Holder):
         longest is forgotten, and with it what that key has used up.
 
     The algorithm is GCRA: exact, one number a key, no window edges. `RateLimited.retry_after` is the exact wait.
-    Thread-safe. Raises `ValueError` for a rate that cannot be read, a `burst` below 1 or a negative `max_wait`.
+    Thread-safe. Raises `ValueError` for a rate that cannot be read (or is several), a `burst` below 1 or a negative
+    `max_wait`.
     """
 
     rate: str | RateLimitItem = field(kw_only=False)
@@ -96,33 +100,31 @@ class RateLimit(Holder):
 
     def link(self, nxt: Next[Any], below: Sequence[Policy]) -> Next[Any]:
         """Admit a call, or let it wait or refuse it, before `nxt`."""
-        del below
-        hold = self.hold
-        # Taken and released by name: nothing in between can raise, and `with` costs half as much again.
+        if self.key is not None:
+            return Holder.link(self, nxt, below)
         acquire, release = self._lock.acquire, self._lock.release
         admit, wait_turn = self._machine.admit, self._wait_turn
 
         def single(call: Call) -> Awaitable[Any]:
             now = call.runtime.now()
-            acquire()
-            early = admit(now)
-            release()
+            acquire()  # by name: `with` costs half as much again
+            try:
+                early = admit(now)
+            finally:
+                release()
             return late(call, early) if early else nxt(call)
 
         async def late(call: Call, early: float) -> Any:
             await wait_turn(call, self._machine, early)
             return await nxt(call)
 
-        async def keyed(call: Call) -> Any:
-            await hold(call)
-            return await nxt(call)
-
-        return single if self.key is None else keyed
+        return single
 
     async def hold(self, call: Call) -> End:
         """Take a place for the call now, or after its turn came."""
+        key = None if self.key is None else self.key(call)  # somebody else's code: not under our lock
         with self._lock:
-            machine = self._machine if self.key is None else self._keyed[self.key(call)]
+            machine = self._machine if self.key is None else self._keyed[key]
             early = machine.admit(call.runtime.now())
         if early:
             await self._wait_turn(call, machine, early)

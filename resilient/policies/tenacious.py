@@ -2,63 +2,79 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, final
 
+from resilient.call import Call
 from resilient.verdict import Outcome
 
 if TYPE_CHECKING:
-    from resilient.policies.retry import _Series  # pyright: ignore[reportPrivateUsage]  # two halves of one policy
+    from tenacity import Future
 
-__all__ = ["Tenacious", "is_tenacious"]
+__all__ = ["Tenacious", "is_tenacious", "judges_results"]
+
+_JUDGE_ERRORS_ALONE = {
+    "_retry_never",
+    "retry_if_exception",
+    "retry_if_exception_cause_type",
+    "retry_if_exception_message",
+    "retry_if_exception_type",
+    "retry_if_not_exception_type",
+}
 
 
 def is_tenacious(strategy: object) -> bool:
     """Whether the strategy is one of tenacity's, without importing tenacity."""
-    return any(kind.__module__.partition(".")[0] == "tenacity" for kind in type(strategy).__mro__)
+    return any(_from_tenacity(kind) for kind in type(strategy).__mro__)
+
+
+def judges_results(strategy: object) -> bool:
+    """Whether the strategy may want a result tried again. Of those that cannot, no success pays for being asked."""
+    kind = type(strategy)
+    return not (_from_tenacity(kind) and kind.__name__ in _JUDGE_ERRORS_ALONE)
+
+
+def _from_tenacity(kind: type) -> bool:
+    return kind.__module__.partition(".")[0] == "tenacity"
 
 
 @final
+@dataclass(frozen=True, slots=True)
 class _NextAction:
-    __slots__ = ("name", "sleep")
-
-    def __init__(self, sleep: float) -> None:
-        self.name = "resilient"
-        self.sleep = sleep
+    sleep: float
+    name: str = "resilient"
 
 
 @final
 class Tenacious:
-    """What tenacity's strategies read of a `RetryCallState`, at an eighth of its cost."""
+    """What tenacity's strategies and callbacks read of a `RetryCallState`, at an eighth of its cost.
 
-    __slots__ = (
-        "args",
-        "attempt_number",
-        "fn",
-        "idle_for",
-        "kwargs",
-        "next_action",
-        "outcome",
-        "outcome_timestamp",
-        "retry_object",
-        "seconds_since_start",
-        "start_time",
-        "upcoming_sleep",
-    )
+    One for each call that failed once, brought up to date after each attempt. It takes attributes of the caller's own.
+    """
 
-    def __init__(self, series: _Series, attempt: int, outcome: Outcome, now: float) -> None:
-        from tenacity import Future
-
-        request = series.call.request
-        self.args, self.kwargs = request if isinstance(request, tuple) else ((request,), {})
-        self.fn = series.call.invoke
-        self.attempt_number = attempt
-        self.start_time = series.started
-        self.outcome_timestamp = now
-        self.seconds_since_start = now - series.started
-        self.idle_for = series.idle
+    def __init__(self, call: Call, started: float) -> None:
+        self.args, self.kwargs = call.arguments
+        self.fn = call.invoke
+        self.attempt_number = 0
+        self.start_time = started
+        self.outcome_timestamp = started
+        self.seconds_since_start = 0.0
+        self.idle_for = 0.0
         self.upcoming_sleep = 0.0
         self.next_action: Any = None
         self.retry_object: Any = None
+        self.outcome: Future
+        self._name = call.name
+
+    def attempted(self, attempt: int, outcome: Outcome, now: float) -> None:
+        """Note how an attempt ended."""
+        from tenacity import Future
+
+        self.attempt_number = attempt
+        self.outcome_timestamp = now
+        self.seconds_since_start = now - self.start_time
+        self.upcoming_sleep = 0.0
+        self.next_action = None
         self.outcome = Future(attempt)
         if outcome.error is None:
             self.outcome.set_result(outcome.result)
@@ -67,5 +83,8 @@ class Tenacious:
 
     def announce(self, delay: float) -> None:
         """Say what comes next, for callbacks that log it."""
-        self.upcoming_sleep = delay
         self.next_action = _NextAction(delay)
+
+    def get_fn_name(self) -> str:
+        """What logs call the function."""
+        return self._name

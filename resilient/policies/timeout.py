@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, final
 
 from resilient.call import Call, Next, Policy
-from resilient.deadline import bounded, no_time_left
+from resilient.deadline import no_time_left, send
 from resilient.policies.base import OwnPolicy, Role, has_foreign
 
 __all__ = ["Timeout"]
@@ -27,8 +27,8 @@ class Timeout(OwnPolicy):
     scopes pass unchanged. What the limit interrupts is the innermost step and the waits of our own policies;
     where a foreign policy stands below, everything from here down.
 
-    A plain function cannot be interrupted: there, retries, queues and the HTTP client honour the deadline, and a
-    call that comes too late is not made, but a function that hangs keeps its thread.
+    A plain function cannot be interrupted: there, retries, queues, the HTTP client and the calls made inside honour
+    the deadline, and a call that comes too late is not made, but a function that hangs keeps its thread.
 
     Raises `ValueError` unless `seconds` is finite and positive.
     """
@@ -66,6 +66,6 @@ class Timeout(OwnPolicy):
             mine = call.runtime.now() + seconds
             if call.deadline is None or mine < call.deadline:
                 call = call.evolve(deadline=mine)
-            return await bounded(call, nxt, call)
+            return await send(call, nxt)
 
         return scope if has_foreign(below) else lower

@@ -1,0 +1,18 @@
+"""The console script `resilient`."""
+
+from __future__ import annotations
+
+import sys
+
+__all__ = ["main"]
+
+
+def main() -> None:
+    """Run the command line; without its packages, say which extra brings them."""
+    try:
+        from resilient.cli.app import app
+    except ModuleNotFoundError as error:
+        if error.name not in {"rich", "typer"}:
+            raise
+        sys.exit(f"resilient: the command line needs {error.name}: pip install 'resilient-mesh[cli]'")
+    app()
