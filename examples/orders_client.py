@@ -1,4 +1,4 @@
-"""Orders something, again and again, whatever becomes of the instances: `python examples/orders_client.py FOLDER [COUNT]`.
+"""Orders something, again and again, whatever happens: `python examples/orders_client.py FOLDER [COUNT]`.
 
 See `orders_service.py` for the other side.
 """

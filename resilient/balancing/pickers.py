@@ -62,7 +62,7 @@ class PeakEwma:
 
     `tau`
         After how many seconds an observation has faded to a third (3.0). Shorter follows noise; with the usual 10 an
-        instance that was ten times slower still gets a fifth of its share seconds after it has recovered.
+        instance that was slow gets hardly any calls for many seconds after it has recovered.
     `penalty`
         How many seconds a failure counts as (5.0, at least 1.0). Without it an instance that fails at once would look
         like the fastest and get most of the traffic, so there is no way to turn it off. Set it above the latencies that

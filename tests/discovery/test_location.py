@@ -1,0 +1,78 @@
+"""The grammar of discovery URLs."""
+
+from __future__ import annotations
+
+import pytest
+
+from resilient.discovery import Location
+
+
+def test_a_url_is_taken_apart() -> None:
+    location = Location.parse("etcd://a:1,b:2/services/my%20orders?ttl=5&mode=x%26y")
+    assert (location.scheme, location.authority, location.path) == ("etcd", "a:1,b:2", "/services/my orders")
+    assert location.options == {"ttl": "5", "mode": "x&y"}
+
+
+def test_authority_path_and_options_may_be_missing() -> None:
+    location = Location.parse("dns+srv://_http._tcp.name")
+    assert (location.scheme, location.authority) == ("dns+srv", "_http._tcp.name")
+    assert (location.path, location.options) == ("", {})
+    assert Location.parse("file:///x?").authority == ""
+
+
+@pytest.mark.parametrize("url", ["", "orders", "a:1,b:2", "//a", "HTTP://a", "1x://a", "a://b#c", "a://b/c#d"])
+def test_what_is_no_url_is_refused_with_the_grammar(url: str) -> None:
+    with pytest.raises(ValueError, match="a discovery URL is scheme://authority/path"):
+        Location.parse(url)
+
+
+def test_options_are_name_and_value() -> None:
+    with pytest.raises(ValueError, match="options are name=value"):
+        Location.parse("file:///x?grace")
+
+
+def test_an_option_is_given_once() -> None:
+    with pytest.raises(ValueError, match="each option is given once"):
+        Location.parse("file:///x?grace=1&grace=2")
+
+
+def test_an_unknown_option_is_refused_with_those_that_exist() -> None:
+    location = Location.parse("x://a?grcae=1")
+    with pytest.raises(ValueError, match="unknown option 'grcae'; the options of x:// are grace, interval"):
+        location.allow("grace", "interval")
+    with pytest.raises(ValueError, match="x:// has none"):
+        location.allow()
+    location.allow("grcae")
+
+
+def test_seconds_are_read() -> None:
+    location = Location.parse("x://a?grace=1.5")
+    assert location.seconds("grace", 9.0) == 1.5
+    assert location.seconds("interval", 9.0) == 9.0
+
+
+@pytest.mark.parametrize("value", ["0", "-1", "inf", "nan", "soon", ""])
+def test_seconds_that_are_none_are_refused(value: str) -> None:
+    with pytest.raises(ValueError, match="a finite number of seconds, more than 0"):
+        Location.parse(f"x://a?grace={value}").seconds("grace", 1.0)
+
+
+def test_a_choice_is_one_of_its_words() -> None:
+    location = Location.parse("x://a?on_empty=keep")
+    assert location.choice("on_empty", "grace", ["keep", "grace"]) == "keep"
+    assert location.choice("other", "grace", ["keep", "grace"]) == "grace"
+    with pytest.raises(ValueError, match="on_empty=keep: one of fail, grace"):
+        location.choice("on_empty", "grace", ["fail", "grace"])
+
+
+def test_endpoints_are_host_and_port() -> None:
+    location = Location.parse("x://a.b-c:80,[::1]:8080,10.0.0.1:65535")
+    assert location.endpoints() == (("a.b-c", 80), ("::1", 8080), ("10.0.0.1", 65535))
+
+
+@pytest.mark.parametrize(
+    "authority", ["", "a", "a:", ":80", "a:80,", "a:x", "::1:80", "a:80 b:80", "[::1]", "a:123456"]
+)
+def test_what_is_no_endpoint_is_named(authority: str) -> None:
+    with pytest.raises(ValueError, match="is no host:port"):
+        Location.parse(f"x://{authority}").endpoints()
