@@ -85,7 +85,7 @@ class Circuit:
     from before the circuit opened cannot close it, a late failure cannot open it again.
 
     A ratio says nothing before `minimum_calls` calls are in the window, and is looked at when a call failed or was
-    slow: a success never opens the circuit. A call that was cancelled, or that the far side turned away, counts for
+    slow: a quick success never opens it. A call that was cancelled, or that the far side turned away, counts for
     nothing in a closed circuit.
 
     The first cool-down is `cooldown` long. When the circuit opens again before it was closed for a whole `window`,

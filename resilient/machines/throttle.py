@@ -10,27 +10,27 @@ from resilient.machines.window import TimeWindow
 
 __all__ = ["Throttle"]
 
-_REQUESTS, _ACCEPTS, _WITHDRAWN = range(3)
+_REQUESTS, _ACCEPTS = 0, 1
 
 
 @final
 class Throttle:
     """Client-side adaptive throttling (Google SRE, "Handling Overload").
 
-    Over the last `window` seconds it counts `requests`, the locally rejected ones included, when they begin, and
-    `accepts` when the far side did not refuse. A call is rejected with the probability
+    Over the last `window` seconds it counts `requests`, those that the far side answered and those that were rejected
+    here, and `accepts`, those that the far side did not refuse. A call is rejected with the probability
     `max(0, (requests - k * accepts) / (requests + 1))`, so about `k` times what is accepted is sent. Once a second a
     call goes through whatever the odds: without it a long outage would be noticed to be over only by luck.
 
-    A request that another policy kept from being sent is withdrawn when that is known. The withdrawal leaves the
-    window later than the request: in between there is one request too few.
+    A call counts when it is known what came of it. One in flight is no refusal: counted when it begins, as the book has
+    it, most of the first hundred calls of a client that just started were rejected although all are well.
     """
 
     __slots__ = ("_k", "_probed", "window")
 
     def __init__(self, *, k: float, window: float) -> None:
         self._k = k
-        self.window = TimeWindow(window, 3)
+        self.window = TimeWindow(window, 2)
         self._probed = -math.inf
 
     def probability(self, now: float) -> float:
@@ -40,25 +40,31 @@ class Throttle:
         if now >= window.edge:
             window.roll(now)
         counts, base = window.counts, window.base
-        requests = counts[_REQUESTS] - base[_REQUESTS] - counts[_WITHDRAWN] + base[_WITHDRAWN]
+        requests = counts[_REQUESTS] - base[_REQUESTS]
         excess = requests - self._k * (counts[_ACCEPTS] - base[_ACCEPTS])
         return excess / (requests + 1) if excess > 0 else 0.0
 
     def admit(self, now: float, random: Callable[[], float]) -> bool:
-        """Count a request; False: reject it here."""
+        """Let a call through; False: reject it here, it is counted."""
         odds = self.probability(now)
-        self.window.counts[_REQUESTS] += 1
         if odds <= 0.0:
             return True
         if now - self._probed >= 1.0:
             self._probed = now
             return True
-        return random() >= odds
+        if random() >= odds:
+            return True
+        self.window.counts[_REQUESTS] += 1
+        return False
 
     def accepted(self, now: float) -> None:
         """Count a request that the far side did not refuse."""
-        self.window.add(_ACCEPTS, now)
+        window = self.window
+        if now >= window.edge:
+            window.roll(now)
+        window.counts[_REQUESTS] += 1
+        window.counts[_ACCEPTS] += 1
 
-    def withdrawn(self, now: float) -> None:
-        """Take back a request that was never sent: the far side had no part in it."""
-        self.window.add(_WITHDRAWN, now)
+    def refused(self, now: float) -> None:
+        """Count a request that the far side turned away."""
+        self.window.add(_REQUESTS, now)

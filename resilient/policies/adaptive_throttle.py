@@ -16,7 +16,7 @@ from resilient.verdict import Verdict
 
 __all__ = ["AdaptiveThrottle"]
 
-_NOT_SENT = Verdict.LOCAL
+_SAYS_NOTHING = {Verdict.LOCAL, Verdict.CANCELLED}
 
 
 @final
@@ -25,7 +25,7 @@ class AdaptiveThrottle(OwnPolicy):
     """Reject calls here, with `Overloaded`, in proportion to what the far side refuses.
 
     An overloaded service spends its last strength on refusing. Over the last `window` seconds (120.0) each
-    attempt counts when it begins, and counts as accepted unless the far side turned it away (a 429 or 503, see
+    attempt counts when it ends, and counts as accepted unless the far side turned it away (a 429 or 503, see
     `Verdict`): an error of the application is an accept. Up to `k` (2.0) times what is accepted is sent; a
     lower `k` rejects sooner and finds out later that the service is well again. Without refusals nothing is
     ever rejected. Unlike a circuit breaker it has no open state: the share rejected follows the share refused.
@@ -80,7 +80,7 @@ class AdaptiveThrottle(OwnPolicy):
     def _settle(self, call: Call, verdict: Verdict) -> None:
         now = call.runtime.now()
         with self._lock:
-            if verdict is _NOT_SENT:
-                self._machine.withdrawn(now)
-            elif not verdict.refusal:
+            if verdict.refusal:
+                self._machine.refused(now)
+            elif verdict not in _SAYS_NOTHING:
                 self._machine.accepted(now)
