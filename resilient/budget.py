@@ -7,7 +7,7 @@ import threading
 from dataclasses import dataclass, field
 from typing import final
 
-from resilient.machines.budget import Budget
+from resilient.machines.budget import DEPOSITS, Budget
 
 __all__ = ["RetryBudget"]
 
@@ -47,10 +47,13 @@ class RetryBudget:
 
     def deposit(self, now: float) -> None:
         """Count one logical call."""
-        # Every call comes through here, and `with` costs half as much again.
+        # Every call comes through here: what `Budget.deposit` does, in this frame. `with` costs half as much again.
+        window = self._budget.window
         self._lock.acquire()
         try:
-            self._budget.deposit(now)
+            if now >= window.edge:
+                window.roll(now)
+            window.counts[DEPOSITS] += 1
         finally:
             self._lock.release()
 

@@ -64,44 +64,38 @@ class Call:
     policy that owns them).
     """
 
+    # What every call reads or sets has a slot. The rest has its default in the class, and so costs only who uses it.
     __slots__ = (
+        "__dict__",
         "ambient",
-        "attempt",
-        "attributes",
-        "blocking",
         "budget",
         "classify",
         "deadline",
         "ends",
-        "idempotency_key",
-        "instance",
         "invoke",
         "name",
         "parent",
-        "priority",
-        "repeatable",
         "request",
         "runtime",
-        "tried",
     )
 
     name: str
     """Of the operation, for events, metrics and error messages."""
-    attempt: int
+    attempt: int = 1
     """1, 2, ..."""
     deadline: float | None
     """On the scale of `runtime.now`; None: no limit."""
-    priority: Priority
-    repeatable: bool | None
+    priority: Priority = Priority.CRITICAL
+    repeatable: bool | None = None
     """May it run twice? By the HTTP method, by an honoured idempotency key, or by `options(idempotent=...)`.
 
     None: nobody said; then `Retry(on=...)` may still declare it for a function.
     """
-    idempotency_key: str | None
+    idempotency_key: str | None = None
     """Minted once a logical call; every attempt and hedge carries the same."""
-    instance: Instance | None
+    instance: Instance | None = None
     """Where this attempt goes; set by balancing."""
-    tried: list[Instance] | None
+    tried: list[Instance] | None = None
     """Where attempts of this call went already; shared by all of them. None where nothing is balanced."""
     budget: RetryBudget | None
     """Of the destination: retries and hedges alike are paid from it."""
@@ -112,10 +106,10 @@ class Call:
     request: Any
     """The `httpx.Request`, or `(args, kwargs)` of a function."""
     runtime: Runtime
-    attributes: Mapping[Attribute[Any], Any] | None
+    attributes: Mapping[Attribute[Any], Any] | None = None
     invoke: Callable[[Call], Awaitable[Any]]
     """The innermost step."""
-    blocking: bool
+    blocking: bool = False
     """A plain function: no event loop, waits use `runtime.pause`."""
     parent: Call | None
     ambient: Ambient
@@ -136,11 +130,7 @@ class Call:
         self.runtime = runtime
         self.classify = classify
         self.ambient = ambient
-        self.attempt = 1
-        self.priority = ambient.priority
-        self.blocking = False
-        self.deadline = self.repeatable = self.idempotency_key = self.instance = self.tried = None
-        self.budget = self.ends = self.attributes = self.parent = None
+        self.deadline = self.budget = self.ends = self.parent = None
 
     def evolve(
         self, *, attempt: int | None = None, instance: Instance | None = None, deadline: float | None = None
@@ -150,29 +140,17 @@ class Call:
         A child with an `attempt` is a new attempt: on a stream it starts a list of ends of its own, so that
         discarding it settles what it holds and nothing else. Every other child shares its parent's list.
         """
-        child = object.__new__(Call)
-        child.name = self.name
-        child.invoke = self.invoke
-        child.request = self.request
-        child.runtime = self.runtime
-        child.classify = self.classify
-        child.ambient = self.ambient
-        child.priority = self.priority
-        child.repeatable = self.repeatable
-        child.blocking = self.blocking
-        child.idempotency_key = self.idempotency_key
-        child.tried = self.tried
-        child.budget = self.budget
-        child.attributes = self.attributes
+        child = Call(self.name, self.invoke, self.request, self.runtime, self.classify, self.ambient)
+        vars(child).update(vars(self))
         child.parent = self
+        child.budget = self.budget
+        child.ends = self.ends
         child.deadline = self.deadline if deadline is None else deadline
-        child.instance = self.instance if instance is None else instance
-        if attempt is None:
-            child.attempt = self.attempt
-            child.ends = self.ends
-        else:
+        if attempt is not None:
             child.attempt = attempt
             child.ends = None if self.ends is None else []
+        if instance is not None:
+            child.instance = instance
         return child
 
     @property

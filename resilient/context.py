@@ -99,10 +99,11 @@ class Ambient:
     call: Call | None = None
     """The attempt that this code runs in, where there is one."""
     plain: bool = field(init=False)
-    """No deadline and no options: for a call that begins here, its constructor does it all."""
+    """No deadline, no options, the usual priority: for a call that begins here, its constructor does it all."""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "plain", self.deadline is None and self.options is None)
+        plain = self.deadline is None and self.options is None and self.priority is Priority.CRITICAL
+        object.__setattr__(self, "plain", plain)
 
 
 ambient: ContextVar[Ambient | Call] = ContextVar("resilient", default=Ambient(runtime=Runtime()))
@@ -134,6 +135,8 @@ def apply_ambient(call: Call, here: Ambient) -> None:
     deadline = _on_the_scale_of(call.runtime, here)
     if deadline is not None and (call.deadline is None or deadline < call.deadline):
         call.deadline = deadline
+    if here.priority is not Priority.CRITICAL:
+        call.priority = here.priority
     if here.options is not None:
         here.options.apply(call)
 

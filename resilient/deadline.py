@@ -34,7 +34,7 @@ from resilient.waiting import library
 if TYPE_CHECKING:
     import trio
 
-__all__ = ["bounded", "no_time_left", "send"]
+__all__ = ["bounded", "no_time_left", "send", "send_current"]
 
 A = TypeVar("A")
 T = TypeVar("T")
@@ -202,7 +202,7 @@ def _exceeded(call: Call) -> DeadlineExceeded:
     return DeadlineExceeded(f"{call.name}: no answer within the deadline (attempt {call.attempt}{where})")
 
 
-async def send(call: Call, step: Next[T] | None = None) -> T:  # noqa: C901, PLR0912 - every call's path: one frame, no more
+async def send(call: Call, step: Next[T] | None = None) -> T:
     """Run the call's innermost step (or another `step` of it) as the current call, no longer than its deadline.
 
     Raises `DeadlineExceeded` only when this limit ended it; every other cancellation passes unchanged. In a plain
@@ -212,48 +212,57 @@ async def send(call: Call, step: Next[T] | None = None) -> T:  # noqa: C901, PLR
         step = call.invoke
     token = _set_ambient(call)
     try:
-        deadline = call.deadline
-        if deadline is None:
-            return await step(call)
-        now = call.runtime.now
-        remaining = deadline - now()
-        if remaining <= 0.0:
-            raise no_time_left(call)
-        if call.blocking:
-            return await step(call)
-
-        deadlines = _here.deadlines()
-        if deadlines is None or deadlines.witness._thread_id != deadlines.thread or library.name == "trio":  # noqa: SLF001 - see _Deadlines
-            deadlines = _find()
-        if deadlines is None or (task := current_task(deadlines.loop)) is None:
-            return await _send_in_scope(call, remaining, step)
-        when = deadline if deadlines.clock == now else deadlines.loop.time() + remaining
-
-        cancelling = task.cancelling()
-        entry = _Entry(when, task)
-        deadlines.young.append(entry)
-        if len(deadlines.young) > deadlines.limit:
-            deadlines.sweep()
-        if when < deadlines.armed:
-            deadlines.arm(when)
-        try:
-            result = await step(call)
-        except BaseException as error:
-            if entry.task is None:
-                deadlines.spoken(entry)
-                if task.uncancel() <= cancelling and isinstance(error, asyncio.CancelledError):
-                    raise _exceeded(call) from error
-            else:
-                entry.task = None
-            raise
-        if entry.task is None:
-            deadlines.spoken(entry)
-            task.uncancel()
-        else:
-            entry.task = None
-        return result
+        return await (step(call) if call.deadline is None else _limited(call, step))
     finally:
         _reset_ambient(token)
+
+
+def send_current(call: Call) -> Awaitable[Any]:
+    """Do what `send` does for a call that whoever began it has made the current one; its children are sent as usual."""
+    if call.parent is not None:
+        return send(call)
+    return call.invoke(call) if call.deadline is None else _limited(call, call.invoke)
+
+
+async def _limited(call: Call, step: Next[T]) -> T:
+    deadline, now = call.deadline, call.runtime.now
+    assert deadline is not None
+    remaining = deadline - now()
+    if remaining <= 0.0:
+        raise no_time_left(call)
+    if call.blocking:
+        return await step(call)
+
+    deadlines = _here.deadlines()
+    if deadlines is None or deadlines.witness._thread_id != deadlines.thread or library.name == "trio":  # noqa: SLF001 - see _Deadlines
+        deadlines = _find()
+    if deadlines is None or (task := current_task(deadlines.loop)) is None:
+        return await _limited_by_scope(call, remaining, step)
+    when = deadline if deadlines.clock == now else deadlines.loop.time() + remaining
+
+    cancelling = task.cancelling()
+    entry = _Entry(when, task)
+    deadlines.young.append(entry)
+    if len(deadlines.young) > deadlines.limit:
+        deadlines.sweep()
+    if when < deadlines.armed:
+        deadlines.arm(when)
+    try:
+        result = await step(call)
+    except BaseException as error:
+        if entry.task is None:
+            deadlines.spoken(entry)
+            if task.uncancel() <= cancelling and isinstance(error, asyncio.CancelledError):
+                raise _exceeded(call) from error
+        else:
+            entry.task = None
+        raise
+    if entry.task is None:
+        deadlines.spoken(entry)
+        task.uncancel()
+    else:
+        entry.task = None
+    return result
 
 
 async def bounded(call: Call, step: Callable[[A], Awaitable[T]], argument: A) -> T:
@@ -272,7 +281,7 @@ class _Scope(NamedTuple):
 _enclosing: ContextVar[_Scope | None] = ContextVar("resilient.scope", default=None)
 
 
-async def _send_in_scope(call: Call, remaining: float, step: Next[T]) -> T:
+async def _limited_by_scope(call: Call, remaining: float, step: Next[T]) -> T:
     import trio
 
     assert call.deadline is not None

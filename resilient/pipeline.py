@@ -11,9 +11,9 @@ from typing import Any, ParamSpec, TypeVar, cast, final, overload
 
 from resilient.call import Call, Next, Policy
 from resilient.context import Ambient, Options, ambient, apply_ambient, surroundings
-from resilient.deadline import send
+from resilient.deadline import send, send_current
 from resilient.order import check_order
-from resilient.policies.base import OwnPolicy
+from resilient.policies.base import OwnPolicy, of_kind
 from resilient.runtime import Runtime
 from resilient.stream import Stream, settle
 from resilient.verdict import Classifier, classify_function
@@ -62,7 +62,7 @@ class Pipeline:
         self.policies = policies
         self.classify = classify_function if classify is None else classify
         self.runtime = runtime
-        self.chain = _link(policies)
+        self.chain = _link(policies, send)
 
     @overload
     def __call__(self, fn: Callable[P, Coroutine[Any, Any, T]], /) -> Callable[P, Coroutine[Any, Any, T]]: ...
@@ -125,9 +125,9 @@ class Pipeline:
         return f"Pipeline({', '.join(map(repr, self.policies))})"
 
 
-def _link(policies: tuple[Policy, ...]) -> Next[Any]:
+def _link(policies: tuple[Policy, ...], innermost: Next[Any]) -> Next[Any]:
     """Link the policies from the innermost outwards, once: a layer is then one frame a call."""
-    chain: Next[Any] = send
+    chain = innermost
     for index in reversed(range(len(policies))):
         policy = policies[index]
         if isinstance(policy, OwnPolicy):
@@ -164,34 +164,29 @@ def decorate(
     """
     if isinstance(fn, classmethod | staticmethod) or not callable(fn):
         raise TypeError(f"{fn!r}: a pipeline decorates functions; @classmethod and @staticmethod go above it")
-    if _is(inspect.isasyncgenfunction, fn):
+    if of_kind(inspect.isasyncgenfunction, fn):
         return _decorate_stream(pipeline, fn, bind, prepare)
-    if _is(inspect.iscoroutinefunction, fn):
+    if of_kind(inspect.iscoroutinefunction, fn):
         return _decorate_async(pipeline, fn, bind, prepare)
     return _decorate_plain(pipeline, fn, bind, prepare)
-
-
-def _is(kind: Callable[[object], bool], fn: Callable[..., Any]) -> bool:
-    """Whether the function is of this kind; a callable object is of the kind that its `__call__` is of."""
-    return kind(fn) or kind(getattr(fn, "__call__", None))  # noqa: B004 - looked at, not called
 
 
 def _decorate_async(
     pipeline: Pipeline, fn: Callable[..., Any], bind: Bind, prepare: Prepare | None
 ) -> Callable[..., Any]:
-    chain, classify, pinned, name = pipeline.chain, pipeline.classify, pipeline.runtime, name_of(fn)
-    here_now = ambient.get
+    classify, pinned, name = pipeline.classify, pipeline.runtime, name_of(fn)
+    chain = _link(pipeline.policies, send_current)
+    here_now, enter, leave = ambient.get, ambient.set, ambient.reset
 
-    if bind is bind_nothing:
+    def invoke_as_called(call: Call) -> Any:
+        args, kwargs = call.request
+        return fn(*args, **kwargs) if kwargs else fn(*args)
 
-        def invoke(call: Call) -> Awaitable[Any]:
-            args, kwargs = call.request
-            return cast("Awaitable[Any]", fn(*args, **kwargs))
-    else:
+    def invoke_bound(call: Call) -> Any:
+        args, kwargs = bind(call)
+        return fn(*args, **kwargs)
 
-        def invoke(call: Call) -> Awaitable[Any]:
-            args, kwargs = bind(call)
-            return cast("Awaitable[Any]", fn(*args, **kwargs))
+    invoke = invoke_as_called if bind is bind_nothing else invoke_bound
 
     @functools.wraps(fn)
     async def wrapped(*args: Any, **kwargs: Any) -> Any:
@@ -204,7 +199,11 @@ def _decorate_async(
             apply_ambient(call, here)
         if prepare is not None:
             prepare(call)
-        return await chain(call)
+        token = enter(call)
+        try:
+            return await chain(call)
+        finally:
+            leave(token)
 
     return wrapped
 
@@ -216,7 +215,7 @@ def _decorate_plain(
     for policy in pipeline.policies:
         if isinstance(policy, OwnPolicy) and policy.needs_loop is not None:
             raise TypeError(f"{name} is a plain function, and {policy!r} needs an event loop: {policy.needs_loop}")
-    if _is(inspect.isgeneratorfunction, fn):
+    if of_kind(inspect.isgeneratorfunction, fn):
         raise TypeError(f"{name}: a generator function; only async generators can be streamed through policies")
 
     async def invoke(call: Call) -> Any:

@@ -6,9 +6,10 @@ from typing import final
 
 from resilient.machines.window import TimeWindow
 
-__all__ = ["Budget"]
+__all__ = ["DEPOSITS", "Budget"]
 
-_DEPOSITS, _WITHDRAWALS = 0, 1
+DEPOSITS, _WITHDRAWALS = 0, 1
+"""The counters of the window."""
 
 
 @final
@@ -32,7 +33,7 @@ class Budget:
         window = self.window
         if now >= window.edge:
             window.roll(now)
-        window.counts[_DEPOSITS] += 1
+        window.counts[DEPOSITS] += 1
 
     def balance(self, now: float) -> float:
         """How many withdrawals there is room for."""
