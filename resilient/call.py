@@ -161,9 +161,10 @@ class Call:
     @property
     def arguments(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """What the function was called with; of any other call, its request as the only argument."""
-        if isinstance(self.request, tuple):
-            return cast("tuple[tuple[Any, ...], dict[str, Any]]", self.request)
-        return (self.request,), {}
+        request = self.request
+        if isinstance(request, tuple):
+            return cast("tuple[tuple[Any, ...], dict[str, Any]]", request)
+        return (request,), {}
 
     def get(self, attribute: Attribute[T]) -> T:
         """Return the attribute's value on this call, or its default."""

@@ -7,7 +7,7 @@ import inspect
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine, Iterator
 from contextlib import AsyncExitStack
 from dataclasses import replace
-from typing import Any, ParamSpec, TypeVar, cast, final, overload
+from typing import Any, ParamSpec, TypeVar, final, overload
 
 from resilient.call import Call, Next, Policy
 from resilient.context import Ambient, Options, ambient, apply_ambient, surroundings
