@@ -12,7 +12,8 @@ def main() -> None:
     try:
         from resilient.cli.app import app
     except ModuleNotFoundError as error:
-        if error.name not in {"rich", "typer"}:
+        package = (error.name or "").partition(".")[0]
+        if package not in {"rich", "typer"}:
             raise
-        sys.exit(f"resilient: the command line needs {error.name}: pip install 'resilient-mesh[cli]'")
+        sys.exit(f"resilient: the command line needs {package}: pip install 'resilient-mesh[cli]'")
     app()

@@ -11,8 +11,6 @@ from rich.console import Console
 
 __all__ = ["demo"]
 
-_NEEDED = frozenset({"starlette", "uvicorn"})
-
 
 def demo(
     *,
@@ -20,7 +18,9 @@ def demo(
     duration: Annotated[float, typer.Option(help="Seconds of load in each of the two runs.")] = 40.0,
     seed: Annotated[int, typer.Option(help="Of all that is drawn.")] = 1,
     instances: Annotated[int, typer.Option(help="Processes of the service at the beginning.")] = 5,
-    out: Annotated[Path, typer.Option(help="Where the HTML report goes.")] = Path("resilient-demo.html"),
+    out: Annotated[Path, typer.Option(help="Where the HTML report goes.", dir_okay=False, writable=True)] = Path(
+        "resilient-demo.html"
+    ),
 ) -> None:
     """Prove it: a small service, the same disasters twice, with plain httpx and through resilient.
 
@@ -33,9 +33,10 @@ def demo(
     try:
         from resilient.lab.demo import command
     except ModuleNotFoundError as error:
-        if error.name not in _NEEDED:
+        package = (error.name or "").partition(".")[0]
+        if package not in {"starlette", "uvicorn"}:
             raise
-        sys.exit(f"resilient demo: it needs {error.name}: pip install 'resilient-mesh[demo]'")
+        sys.exit(f"resilient: the demo needs {package}: pip install 'resilient-mesh[demo]'")
     try:
         settings = command.Settings(rate=rate, duration=duration, seed=seed, instances=instances)
     except ValueError as error:

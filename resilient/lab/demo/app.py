@@ -44,23 +44,23 @@ def orders_service(
     A request with an Idempotency-Key takes effect once: the order and the record of its key are committed together. One
     without takes effect as often as it arrives. `work` lets the time pass that an order takes.
     """
-    counter = _Counter(database, name, seed, work)
+    desk = _Desk(database, name, seed, work)
     store = SQLiteStore(database, on_connect=configure)
 
     @asynccontextmanager
     async def lifespan(_app: Starlette) -> AsyncGenerator[None]:
-        async with store, counter, registered:
+        async with store, desk, registered:
             yield
 
     return Starlette(
-        routes=[Route("/orders", counter.take, methods=["POST"])],
+        routes=[Route("/orders", desk.take, methods=["POST"])],
         middleware=[Middleware(IdempotencyMiddleware, store=store, mode="transactional", lease=LEASE)],
         lifespan=lifespan,
     )
 
 
 @final
-class _Counter:
+class _Desk:
     """Where orders are taken."""
 
     def __init__(self, database: Path, name: str, seed: int, work: Callable[[float], Awaitable[None]]) -> None:

@@ -5,6 +5,7 @@ Both find the instances in the same registry, wait for an attempt equally long, 
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from itertools import count
@@ -17,10 +18,8 @@ import httpx
 from resilient.discovery import connect
 from resilient.events import Event, InstancePicked
 from resilient.http.client import client
-from resilient.instance import Instance
-from resilient.lab.demo.script import Settings
+from resilient.lab.demo.script import ATTEMPTS, Settings
 from resilient.lab.load import Request, current_request
-from resilient.policies.hedge import Hedge
 from resilient.runtime import Runtime
 from resilient.service import Honoured, Service, default_policies
 
@@ -38,20 +37,22 @@ def _order(request: Request) -> dict[str, Any]:
 
 
 @asynccontextmanager
-async def plain(settings: Settings, registry: str, _listen: Callable[[Event], None]) -> AsyncGenerator[Send]:
+async def plain(settings: Settings, registry: str, listen: Callable[[Event], None]) -> AsyncGenerator[Send]:
     """Open an `httpx.AsyncClient` with round robin over the listed instances, and a loop of attempts around it."""
-    instances: tuple[Instance, ...] = ()
+    snapshots = connect(registry).watch()
+    instances = (await anext(snapshots)).instances
     turn = count()
 
     async def follow() -> None:
         nonlocal instances
-        async for snapshot in connect(registry).watch():
+        async for snapshot in snapshots:
             instances = snapshot.instances
 
     async def send(request: Request) -> httpx.Response:
-        for attempts_left in reversed(range(settings.attempts)):
+        for attempts_left in reversed(range(ATTEMPTS)):
             instance = instances[next(turn) % len(instances)]
             request.attempts += 1
+            listen(InstancePicked(at=time.monotonic(), name="orders", instance=instance.id, reason="its turn"))
             try:
                 response = await http.post(f"http://{instance.address}/orders", json=_order(request))
             except httpx.TransportError:
@@ -64,8 +65,6 @@ async def plain(settings: Settings, registry: str, _listen: Callable[[Event], No
 
     async with httpx.AsyncClient(timeout=settings.attempt_timeout) as http, anyio.create_task_group() as tasks:
         tasks.start_soon(follow)
-        while not instances:
-            await anyio.sleep(0.01)
         yield send
         tasks.cancel_scope.cancel()
 
@@ -75,20 +74,15 @@ async def through_resilient(settings: Settings, registry: str, listen: Callable[
     """Open the client of a `Service` with its default policies, and the timeouts of the other client."""
 
     def emit(event: Event) -> None:
-        if isinstance(event, InstancePicked):
-            request = current_request()
-            assert request is not None
+        if isinstance(event, InstancePicked) and (request := current_request()) is not None:
             request.attempts += 1
         listen(event)
 
     service = Service(
         "orders",
         registry,
-        policies=default_policies(
-            timeout=settings.deadline,
-            idempotency=Honoured(),
-            attempt_timeout=settings.attempt_timeout,
-        ),
+        idempotency=Honoured(),
+        policies=default_policies(timeout=settings.deadline, attempt_timeout=settings.attempt_timeout),
         runtime=Runtime(random=Random(f"{settings.seed}:client").random, emit=emit),
     )
 

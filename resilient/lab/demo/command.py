@@ -10,22 +10,21 @@ from pathlib import Path
 import anyio
 from rich.console import Console
 
-from resilient.lab.demo.callers import Kind
+from resilient.lab.demo.callers import CALLERS
 from resilient.lab.demo.evidence import Evidence
 from resilient.lab.demo.experiment import run
 from resilient.lab.demo.fleet import FleetError
 from resilient.lab.demo.live import Show, comparison, introduction, outcome
 from resilient.lab.demo.page import page
 from resilient.lab.demo.script import Settings
-from resilient.lab.demo.verdict import judge
+from resilient.lab.demo.verdict import caution_of, judge
 
 __all__ = ["Settings", "run_demo"]
-
-_KINDS: tuple[Kind, ...] = ("plain", "resilient")
 
 
 def run_demo(settings: Settings, *, out: Path, console: Console) -> int:
     """Run it and return the exit code: 0 proven, 1 not proven, 128 + n ended by signal n. No process is left behind."""
+    out.parent.mkdir(parents=True, exist_ok=True)  # now, not when all is done
     console.print(introduction(settings))
     console.print()
     try:
@@ -41,7 +40,8 @@ def run_demo(settings: Settings, *, out: Path, console: Console) -> int:
     console.print()
     console.print(comparison(plain, resilient))
     console.print(outcome(conditions))
-    out.parent.mkdir(parents=True, exist_ok=True)
+    if (caution := caution_of(plain, resilient)) is not None:
+        console.print(f"  {caution}", style="yellow")
     out.write_text(page(plain, resilient, conditions, made=datetime.now().astimezone()).html(), encoding="utf-8")
     console.print(f"  Report: {out.resolve().as_uri()}", soft_wrap=True)
     return 0 if all(condition.holds for condition in conditions) else 1
@@ -50,6 +50,7 @@ def run_demo(settings: Settings, *, out: Path, console: Console) -> int:
 async def _both(settings: Settings, console: Console) -> tuple[Evidence, Evidence] | signal.Signals:
     """Make both runs, or as much of them as a signal leaves time for."""
     caught: signal.Signals | None = None
+    failure: FleetError | None = None
     runs: list[Evidence] = []
 
     async def end_at_signal() -> None:
@@ -62,20 +63,20 @@ async def _both(settings: Settings, console: Console) -> tuple[Evidence, Evidenc
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(end_at_signal)
             with Show(console, settings) as show:
-                for kind in _KINDS:
+                for kind in CALLERS:
                     with tempfile.TemporaryDirectory(prefix="resilient-demo-") as folder:
                         runs.append(await run(kind, settings, Path(folder), show))
             tasks.cancel_scope.cancel()
     except* FleetError as group:
-        error: BaseException = group
-        while isinstance(error, BaseExceptionGroup):
-            error = error.exceptions[0]
-        failure = error
-    else:
-        failure = None
+        failure = _first(group)
     if failure is not None:
         raise failure
     if caught is not None:
         return caught
     plain, resilient = runs
     return plain, resilient
+
+
+def _first(group: BaseExceptionGroup[FleetError]) -> FleetError:
+    first = group.exceptions[0]
+    return first if isinstance(first, FleetError) else _first(first)

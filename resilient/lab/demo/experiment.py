@@ -9,7 +9,7 @@ from typing import Protocol
 import anyio
 import httpx
 
-from resilient.events import Event, InstancePicked
+from resilient.events import Event
 from resilient.lab.demo.callers import CALLERS, Kind
 from resilient.lab.demo.evidence import Evidence
 from resilient.lab.demo.fleet import Fleet
@@ -20,6 +20,7 @@ from resilient.lab.load import OK, Record, Request, constant, drive
 __all__ = ["Audience", "run"]
 
 _DRAIN = 10.0
+_MOST_CALLS = 1_000_000
 
 
 class Audience(Protocol):
@@ -50,16 +51,11 @@ async def run(kind: Kind, settings: Settings, folder: Path, audience: Audience) 
     """Run the script once, in a folder that is empty."""
     audience.starting(kind)
     acknowledged: set[int] = set()
-    events: list[tuple[float, Event]] = []
-    began = time.monotonic()
-
-    def listen(event: Event) -> None:
-        if not isinstance(event, InstancePicked):
-            events.append((event.at - began, event))
-
+    events: list[Event] = []
+    records: list[Record] = []
     with Fleet(folder, seed=settings.seed) as fleet:
         await fleet.start(*settings.fleet)
-        async with CALLERS[kind](settings, fleet.registry, listen) as send:
+        async with CALLERS[kind](settings, fleet.registry, events.append) as send:
 
             async def order(request: Request) -> httpx.Response:
                 response = await send(request)
@@ -71,10 +67,11 @@ async def run(kind: Kind, settings: Settings, folder: Path, audience: Audience) 
             began = time.monotonic()
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(_act, settings, fleet, audience)
-                records = await drive(
+                records += await drive(
                     order,
                     constant(settings.rate, duration=settings.duration),
                     judge=_judge,
+                    max_calls=_MOST_CALLS,
                     drain=_DRAIN,
                     on_record=audience.ended,
                 )
@@ -85,7 +82,7 @@ async def run(kind: Kind, settings: Settings, folder: Path, audience: Audience) 
         settings=settings,
         records=records,
         audit=audit(found, sent=range(len(records)), acknowledged=acknowledged),
-        events=events,
+        events=[(event.at - began, event) for event in events if event.at >= began],
     )
     audience.finished(evidence)
     return evidence

@@ -30,14 +30,16 @@ class Faults:
     `fail`
         Every request is answered with 500 at once, before it has any effect.
     `lose`
-        Every twentieth reply is lost when all is done and committed: the connection is reset in its place.
+        One reply in twenty is lost when all is done and committed: the connection is reset in its place. `phase` says
+        which one, so that not all instances lose theirs at the same moment.
     `stop`
         The process stops itself (SIGSTOP), all its threads, while it works on at least one order and writes none: a
         stopped writer would lock everybody else out of the database. What it was asked meanwhile, it does when it
         wakes up, long after its callers have left.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, phase: int = 0) -> None:
+        self._phase = phase % LOST
         self._active: set[Fault] = set()
         self._requests = 0
         self._working = 0
@@ -54,8 +56,8 @@ class Faults:
         """Let the time pass that an order takes; nothing is written meanwhile."""
         self._working += 1
         try:
-            # Every request is here: none is on its way to or from the database. And none is here for so long that a
-            # heartbeat could be writing.
+            # Every request is here: none is on its way to or from the database. Nor does a heartbeat write, which comes
+            # after a third of a lease: an order takes milliseconds.
             if "stop" in self._active and self._working == self._requests:
                 self._active.discard("stop")
                 os.kill(os.getpid(), signal.SIGSTOP)
@@ -85,8 +87,8 @@ class Faults:
     ) -> None:
         lost = False
         if "lose" in self._active:
+            lost = self._replies % LOST == self._phase
             self._replies += 1
-            lost = self._replies % LOST == 0
         await app(scope, receive, _into_the_void if lost else send)
         if lost:
             drop(scope)

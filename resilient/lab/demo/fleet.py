@@ -18,7 +18,7 @@ from resilient.lab.demo.script import Deed
 __all__ = ["Fleet", "FleetError"]
 
 _STARTUP = 30.0
-_LEAVE = 5.0
+_LEAVE = 10.0
 _LAST_WORDS = 2000
 
 
@@ -105,7 +105,7 @@ class Fleet:
             assert process.stdin is not None
             process.stdin.close()
         with anyio.move_on_after(_LEAVE):
-            while any(process.poll() is None for process in remaining.values()):
+            while any(process.poll() is None for process in remaining.values()):  # noqa: ASYNC110 - nobody sets an event
                 await anyio.sleep(0.02)
         stayed = [name for name, process in remaining.items() if process.poll() is None]
         if stayed:

@@ -17,7 +17,7 @@ from rich.text import Text
 
 from resilient.lab.demo.callers import Kind
 from resilient.lab.demo.evidence import PROMPT, Evidence
-from resilient.lab.demo.script import Act, Settings
+from resilient.lab.demo.script import ATTEMPTS, Act, Settings
 from resilient.lab.demo.verdict import FIGURES, Condition, Figure
 from resilient.lab.load import Record
 
@@ -27,7 +27,6 @@ TITLES: dict[Kind, str] = {"plain": "plain httpx", "resilient": "resilient"}
 """What the two clients are called."""
 
 _REFRESH = 0.2
-_KINDS: tuple[Kind, ...] = ("plain", "resilient")
 
 
 @final
@@ -58,9 +57,10 @@ class Show:
 
     def __enter__(self) -> Self:
         if self._progress is not None:
-            blank = dict.fromkeys(("clock", "goodput", "late", "happening"), "")
-            for kind in _KINDS:
-                self._bars[kind] = self._progress.add_task(TITLES[kind], total=self._settings.duration, **blank)
+            for kind, title in TITLES.items():
+                self._bars[kind] = self._progress.add_task(
+                    title, total=self._settings.duration, clock="", goodput="", late="", happening=""
+                )
             self._progress.start()
         return self
 
@@ -73,7 +73,11 @@ class Show:
     def starting(self, kind: Kind) -> None:
         """The processes are being started."""
         self._kind = kind
-        self._say(f"{self._settings.instances} processes start", line=f"{TITLES[kind]}: ")
+        words = f"{self._settings.instances} processes start"
+        if self._progress is None:
+            self._console.print(f"{TITLES[kind]}: {words}")
+        else:
+            self._say(words)
 
     def loading(self, kind: Kind) -> None:
         """The load begins now."""
@@ -100,7 +104,9 @@ class Show:
     def finished(self, evidence: Evidence) -> None:
         """The run is over."""
         if self._progress is None:
-            self._console.print(f"{TITLES[evidence.kind]}: {len(evidence.records):,} calls, {evidence.late:,} not in time")
+            self._console.print(
+                f"{TITLES[evidence.kind]}: {len(evidence.records):,} calls, {evidence.late:,} not in time"
+            )
             return
         found = evidence.audit
         said = f"{len(found.lost)} lost, {len(found.duplicated)} duplicated"
@@ -128,12 +134,10 @@ class Show:
         )
         self._progress.refresh()
 
-    def _say(self, words: str, *, line: str = "") -> None:
+    def _say(self, words: str) -> None:
         if self._progress is not None:
             self._progress.update(self._bars[self._kind], happening=f"[yellow]{words}[/]")
             self._progress.refresh()
-        elif line:
-            self._console.print(f"{line}{words}")
         else:
             self._console.print(f"  {time.monotonic() - self._began:5.1f} s  {words}")
 
@@ -152,17 +156,17 @@ def comparison(plain: Evidence, resilient: Evidence) -> Padding:
     """The two runs side by side; what is better is green."""
     settings = plain.settings
     table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False)
-    table.add_column("")
+    table.add_column("", no_wrap=True)
     for run in (plain, resilient):
-        table.add_column(TITLES[run.kind], justify="right", min_width=12)
+        table.add_column(TITLES[run.kind], justify="right", min_width=11)
     table.add_column("", style="dim", no_wrap=True)
     notes = {
         "success ratio": f"acknowledged within {settings.deadline:g} s",
-        "latency p50": "of successes, from when due",
-        "attempts per call": f"at most {settings.attempts} of {settings.attempt_timeout:g} s each",
-        "orders lost": "acknowledged, but not stored",
+        "latency p50": "successes, from when due",
+        "attempts per call": f"at most {ATTEMPTS} of {settings.attempt_timeout:g} s each",
+        "orders lost": "acknowledged, yet absent",
         "orders duplicated": "stored more than once",
-        "recovery time": f"slowest, to 95 % in {PROMPT * 1000:.0f} ms",
+        "recovery time": f"slowest, to p95 ≤ {PROMPT * 1000:.0f} ms",
     }
     for figure in FIGURES:
         cells = [_cell(figure, run, (plain, resilient)) for run in (plain, resilient)]

@@ -9,7 +9,10 @@ from typing import Literal, NamedTuple, TypeAlias, final
 
 from resilient.lab.demo.faults import SLOWER, Fault
 
-__all__ = ["Act", "Deed", "Disaster", "Settings"]
+__all__ = ["ATTEMPTS", "Act", "Deed", "Disaster", "Settings"]
+
+ATTEMPTS = 3
+"""How many attempts either caller makes at most: what `Retry` makes by default, and most people write."""
 
 Deed: TypeAlias = Literal["start", "kill", "wake", "heal"] | Fault
 """What is done to an instance."""
@@ -66,8 +69,8 @@ class Settings:
         Of everything that is drawn: how long each order takes, retry jitter, the balancer's choices (1).
     `instances`
         Processes of the service at the beginning (5).
-    `attempt_timeout`, `attempts`
-        Of both callers, alike: 1.0 second, and 3.
+    `attempt_timeout`
+        Seconds that either caller waits for an attempt (1.0).
     `deadline`
         Seconds within which an order has to be acknowledged to be in time (3.0: what three attempts may take).
 
@@ -79,7 +82,6 @@ class Settings:
     seed: int = 1
     instances: int = 5
     attempt_timeout: float = 1.0
-    attempts: int = 3
     deadline: float = 3.0
 
     def __post_init__(self) -> None:
@@ -89,8 +91,6 @@ class Settings:
             raise ValueError(f"duration={self.duration!r}: between {_SHORTEST:g} and {_LONGEST:g} seconds")
         if not _FEWEST <= self.instances <= _MOST:
             raise ValueError(f"instances={self.instances!r}: between {_FEWEST} and {_MOST} processes")
-        if self.attempts < 1:
-            raise ValueError(f"attempts={self.attempts!r}: at least 1")
         for name, seconds in (("attempt_timeout", self.attempt_timeout), ("deadline", self.deadline)):
             if not (math.isfinite(seconds) and seconds > 0):
                 raise ValueError(f"{name}={seconds!r}: a finite number of seconds, more than 0")

@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from resilient.asgi.types import Scope
 from resilient.discovery import register
@@ -24,6 +25,8 @@ __all__ = ["TTL", "serve"]
 TTL = 3.0
 """Seconds after which an instance that does not renew its registration is not listed any more."""
 
+_PHASES_APART = 5
+
 
 async def serve(name: str, database: Path, registry: str, seed: int) -> None:
     """Serve until standard input ends."""
@@ -32,7 +35,7 @@ async def serve(name: str, database: Path, registry: str, seed: int) -> None:
         listener.bind(("127.0.0.1", 0))
         host, port = listener.getsockname()
         listener.listen()
-        faults = Faults()
+        faults = Faults(phase=_PHASES_APART * int(name.rpartition("-")[2]))
         app = orders_service(
             database,
             name=name,
@@ -44,7 +47,7 @@ async def serve(name: str, database: Path, registry: str, seed: int) -> None:
         def drop(scope: Scope) -> None:
             """Reset a connection, for which ASGI has no message."""
             for connection in list(server.server_state.connections):
-                if connection.client == tuple(scope["client"]):
+                if isinstance(connection, H11Protocol) and connection.client == tuple(scope["client"]):
                     connection.transport.abort()
 
         config = uvicorn.Config(

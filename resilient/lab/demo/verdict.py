@@ -9,10 +9,12 @@ from typing import Literal, final
 from resilient.lab.axis import quantity
 from resilient.lab.demo.evidence import Evidence
 
-__all__ = ["FIGURES", "LEAST_IN_TIME", "Condition", "Figure", "judge"]
+__all__ = ["FIGURES", "LEAST_IN_TIME", "Condition", "Figure", "caution_of", "judge"]
 
 LEAST_IN_TIME = 0.999
 """The share of its calls that `resilient` has to answer in time."""
+
+_BEHIND = 0.25
 
 
 @final
@@ -21,6 +23,8 @@ class Figure:
     """One line of the comparison."""
 
     title: str
+    heading: str
+    """Shorter, for a column."""
     unit: str
     of: Callable[[Evidence], float | None]
     best: Literal["min", "max"] | None = None
@@ -41,15 +45,15 @@ class Figure:
 
 
 FIGURES = (
-    Figure("orders sent", "", lambda run: len(run.records)),
-    Figure("success ratio", "%", lambda run: run.in_time_ratio, "max"),
-    Figure("latency p50", "s", lambda run: run.summary.p50, "min"),
-    Figure("latency p99", "s", lambda run: run.summary.p99, "min"),
-    Figure("latency p99.9", "s", lambda run: run.summary.p999, "min"),
-    Figure("attempts per call", "", lambda run: run.summary.attempts_per_call, "min"),
-    Figure("orders lost", "", lambda run: len(run.audit.lost), "min"),
-    Figure("orders duplicated", "", lambda run: len(run.audit.duplicated), "min"),
-    Figure("recovery time", "s", lambda run: run.slowest_recovery, "min"),
+    Figure("orders sent", "Orders", "", lambda run: len(run.records)),
+    Figure("success ratio", "Success", "%", lambda run: run.in_time_ratio, "max"),
+    Figure("latency p50", "p50", "s", lambda run: run.summary.p50, "min"),
+    Figure("latency p99", "p99", "s", lambda run: run.summary.p99, "min"),
+    Figure("latency p99.9", "p99.9", "s", lambda run: run.summary.p999, "min"),
+    Figure("attempts per call", "Attempts", "", lambda run: run.summary.attempts_per_call, "min"),
+    Figure("orders lost", "Lost", "", lambda run: len(run.audit.lost), "min"),
+    Figure("orders duplicated", "Duplicated", "", lambda run: len(run.audit.duplicated), "min"),
+    Figure("recovery time", "Recovery", "s", lambda run: run.slowest_recovery, "min"),
 )
 
 
@@ -74,7 +78,7 @@ def judge(plain: Evidence, resilient: Evidence) -> tuple[Condition, ...]:
         Condition(
             good >= LEAST_IN_TIME * calls,
             f"resilient answered {good:,} of {calls:,} calls within {resilient.settings.deadline:g} s, "
-            f"and {quantity(LEAST_IN_TIME, '%')} is asked for",
+            f"and {quantity(LEAST_IN_TIME, '%')} is asked for{_reasons(resilient)}",
         ),
         Condition(
             doubled > 0,
@@ -82,6 +86,22 @@ def judge(plain: Evidence, resilient: Evidence) -> tuple[Condition, ...]:
             + ("" if doubled else ": the disasters were too tame to prove anything"),
         ),
     )
+
+
+def caution_of(*runs: Evidence) -> str | None:
+    """What to think of before the latencies are believed; None where there is nothing."""
+    behind = max(run.behind for run in runs)
+    if behind <= _BEHIND:
+        return None
+    return (
+        f"This machine is busy: the load generator was late by {quantity(behind, 's')}, which is in the latencies. "
+        "A lower --rate helps."
+    )
+
+
+def _reasons(run: Evidence) -> str:
+    reasons = ", ".join(f"{times} {reason}" for reason, times in run.failures.most_common())
+    return f" ({reasons})" if reasons else ""
 
 
 def _orders(number: int) -> str:
