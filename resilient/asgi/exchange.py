@@ -71,7 +71,7 @@ class Exchange:
                 await self._settle(self._whole())
         except BaseException:
             await self._execution.fail()
-            if self._complete and not self._settled.is_set():
+            if self._is_server_error() and not self._settled.is_set():
                 await self._pass_on_what_is_held()
             raise
         # For a response that has no end; there is nothing to do otherwise.
@@ -113,10 +113,15 @@ class Exchange:
         self._complete = not message.get("more_body", False)
         if self._size > self._max_body:
             await self._settle(Recorded.of(start, None))
-        elif self._complete and start["status"] < _SERVER_ERROR:
+        elif self._complete and not self._is_server_error():
             await self._settle(self._whole())
-        # A whole response of 500 and more may be what a framework makes of an exception that is still on its way. It is
-        # the result if the application returns, and none if it raises.
+
+    def _is_server_error(self) -> bool:
+        """Whether it may be what a framework made of an exception that is still on its way.
+
+        Such a response is the result if the application returns, and none if it raises.
+        """
+        return self._complete and self._start is not None and self._start["status"] >= _SERVER_ERROR
 
     def _whole(self) -> Recorded:
         assert self._start is not None
@@ -130,20 +135,19 @@ class Exchange:
             problem = _TAKEN_OVER
         except StoreUnavailable:
             problem = _NOT_RECORDED
-        self._settled.set()
         if problem is None:
             await self._pass_on_what_is_held()
-        else:
-            self._dropped = True
-            await problem.send(self._send)
+            return
+        self._dropped = True
+        self._settled.set()
+        await problem.send(self._send)
 
     async def _pass_on_what_is_held(self) -> None:
+        assert self._start is not None
         self._settled.set()
-        start, self._start = self._start, None
-        if start is not None and not self._dropped:
-            await self._send(start)
-            for message in self._body:
-                await self._send(message)
+        held, self._body = [self._start, *self._body], []
+        for message in held:
+            await self._send(message)
 
 
 def _is_event_stream(start: Message) -> bool:

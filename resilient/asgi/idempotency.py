@@ -79,7 +79,8 @@ class IdempotencyMiddleware:
     outside of this middleware, or their refusals are what retries get.
 
     A response that is longer than `max_body`, or a stream of events, is passed on as it comes and recorded without its
-    body; so is its replay, with the same status. Every other response is held back until it is whole.
+    body; so is its replay, with the same status. Every other response is held back until it is whole, and until then
+    the application is not told of a disconnect: its work is finished for the retry.
 
     Raises `ValueError` for terms that the store cannot keep.
     """

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
 if TYPE_CHECKING:
     from resilient.backends.store import Store
 
 __all__ = ["connect"]
+
+N = TypeVar("N", int, float)
 
 
 def connect(url: str) -> Store:
@@ -40,7 +42,7 @@ def _memory(parts: SplitResult, options: dict[str, str]) -> Store:
 
     if parts.netloc or parts.path:
         raise ValueError(f"store={parts.geturl()!r}: memory:// has neither host nor path")
-    return MemoryStore(max_records=int(options.pop("max_records", "100000")))
+    return MemoryStore(max_records=_take(options, "max_records", int, 100_000))
 
 
 def _sqlite(parts: SplitResult, options: dict[str, str]) -> Store:
@@ -50,10 +52,18 @@ def _sqlite(parts: SplitResult, options: dict[str, str]) -> Store:
     if parts.netloc or not path:
         raise ValueError(f"store={parts.geturl()!r}: write sqlite:///relative.db or sqlite:////absolute.db")
     return SQLiteStore(
-        path,
-        busy_timeout=float(options.pop("busy_timeout", "5")),
-        threads=int(options.pop("threads", "8")),
+        path, busy_timeout=_take(options, "busy_timeout", float, 5.0), threads=_take(options, "threads", int, 8)
     )
+
+
+def _take(options: dict[str, str], name: str, kind: Callable[[str], N], default: N) -> N:
+    if name not in options:
+        return default
+    text = options.pop(name)
+    try:
+        return kind(text)
+    except ValueError:
+        raise ValueError(f"{name}={text!r}: a number") from None
 
 
 _SCHEMES: dict[str, Callable[[SplitResult, dict[str, str]], Store]] = {"memory": _memory, "sqlite": _sqlite}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from types import TracebackType
 from typing import Any, ParamSpec, Self, TypeVar, final
@@ -149,8 +150,13 @@ class _Transaction:
         return self._blocking.connection
 
     async def call(self, fn: Callable[..., Any], /, *args: Any) -> Any:
-        """Return `fn(connection, *args)`."""
-        return await self._store.call_inside(self._blocking.call, fn, *args)
+        """Return `fn(connection, *args)`. Raises `TypeError` for a function whose result has to be awaited."""
+        result = await self._store.call_inside(self._blocking.call, fn, *args)
+        if inspect.isawaitable(result):
+            if inspect.iscoroutine(result):
+                result.close()
+            raise TypeError(f"{self._store!r} runs an effect in a worker thread: pass a plain function")
+        return result
 
     async def commit(self, result: bytes | None, *, ttl: float) -> bool:
         """Record `result` and commit it together with the effect."""

@@ -65,7 +65,7 @@ _BEGIN = """
     )
     VALUES (?, ?, ?, 'running', ?, ?, ?, ?, ?, ?, ?)
 """
-_NEXT_FENCE = "UPDATE resilient_claims_fence SET last = max(last + 1, ? * 1000) RETURNING last"
+_RAISE_FENCE = "UPDATE resilient_claims_fence SET last = max(last + 1, ? * 1000)"  # RETURNING needs SQLite 3.35
 _FORGOTTEN = "expires_at <= {clock} AND lease_until <= {clock}"
 _SWEEP_UP = """
     DELETE FROM resilient_claims WHERE rowid IN (
@@ -91,7 +91,8 @@ class SQLiteStore(ThreadedStore):
     `threads`
         Worker threads an event loop (8): each waits for the disk or the write lock, of which there is one.
     `on_connect`
-        Is called with every new connection: for `PRAGMA foreign_keys`, functions, collations.
+        Is called with every new connection: for `PRAGMA foreign_keys`, functions, collations, the row factory of
+        effects.
 
     In a transaction the claim's `connection` is a `sqlite3.Connection` of its own. It may be used in any thread, by
     one at a time. Its transaction holds the write lock of the whole file until the handler returns: compute first,
@@ -157,7 +158,8 @@ class BlockingSQLiteStore:
                 return answer
             old = None if known is None or known.record.forgotten else known
             now = self._now(connection) if known is None else known.now
-            (fence,) = connection.execute(_NEXT_FENCE, (now,)).fetchone()
+            connection.execute(_RAISE_FENCE, (now,))
+            (fence,) = connection.execute("SELECT last FROM resilient_claims_fence").fetchone()
             run = Run(
                 scope=scope,
                 key=key,
@@ -203,7 +205,7 @@ class BlockingSQLiteStore:
                 mine = self._update(connection, run, "state = 'written'")
         finally:
             if not mine:
-                self.database.end_effect(connection)
+                connection.end()
         return _Transaction(self, run, connection) if mine else None
 
     def lookup(self, scope: str, key: str) -> Record | None:
@@ -311,19 +313,19 @@ class _Transaction:
 
     def commit(self, result: bytes | None, *, ttl: float) -> bool:
         """Record `result` and commit it together with the effect."""
-        database = self._store.database
-        try:
-            with database.reporting():
+        with self._store.database.reporting():
+            try:
                 recorded = self._store.record(self.connection, self._run, result, ttl=ttl, state="written")
                 if recorded:
                     self.connection.execute("COMMIT")
-        finally:
-            database.end_effect(self.connection)
+            finally:
+                self.connection.end()
         return recorded
 
     def rollback(self) -> None:
         """Undo the effect."""
-        self._store.database.end_effect(self.connection)
+        with self._store.database.reporting():
+            self.connection.end()
 
 
 def _ms(seconds: float) -> int:

@@ -16,7 +16,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
 from typing import Literal, NoReturn, TypeVar, final
-from weakref import WeakSet
+from weakref import WeakSet, WeakValueDictionary
 
 from resilient.context import current_runtime
 from resilient.errors import StoreUnavailable
@@ -27,6 +27,8 @@ C = TypeVar("C", bound="Connection")
 
 _IDLE = 16
 """Connections kept for the next use."""
+_LONGEST_WAIT = 3600.0
+"""Seconds: an hour, and well below what SQLite can count."""
 _WAL_RETRY = 0.01
 """Seconds between attempts to switch a new file to the write-ahead log."""
 
@@ -44,7 +46,30 @@ class Connection(sqlite3.Connection):
 
 @final
 class EffectConnection(Connection):
-    """The connection of one open transaction, which somebody else ends."""
+    """The connection of one open transaction. Whoever opened it ends it; whoever writes the effect cannot."""
+
+    writing: threading.Lock | None = None
+    """The lock that is held until the end, and no longer than this object lives."""
+
+    def end(self) -> None:
+        """Undo what is not committed, and let others write. From here on nothing can be written."""
+        try:
+            # Somebody may still hold it, in a thread that a cancellation left behind: what they execute next must not
+            # become a commit of its own.
+            self.execute("PRAGMA query_only = ON")
+            if self.in_transaction:
+                self.execute("ROLLBACK")
+        finally:
+            self._let_go()
+
+    def _let_go(self) -> None:
+        writing, self.writing = self.writing, None
+        if writing is not None:
+            writing.release()
+
+    def __del__(self) -> None:
+        super().__del__()
+        self._let_go()
 
     def commit(self) -> NoReturn:
         """Raise: the effect and its record are committed together, by whoever opened the transaction."""
@@ -71,6 +96,8 @@ class EffectConnection(Connection):
 _open: WeakSet[Connection] = WeakSet()
 """Every connection of this process."""
 _databases: WeakSet[Database] = WeakSet()
+_write_locks: WeakValueDictionary[Path, threading.Lock] = WeakValueDictionary()
+"""What the threads of this process queue for, for each file."""
 _lost: list[Connection] = []
 """What a fork left behind in this process. Never used and never closed: closing would end locks of the parent's."""
 _lost_files: set[tuple[int, int]] = set()
@@ -90,6 +117,7 @@ def _after_fork() -> None:
     _lost.extend(_open)
     _lost_files.update(connection.file for connection in _lost)
     _open.clear()
+    _write_locks.clear()  # whoever held one is not here
     for database in _databases:
         database.start_over()
 
@@ -108,7 +136,7 @@ class Database:
     `busy_timeout`
         Seconds to wait for the write lock.
     `on_connect`
-        Is called with every new connection: for pragmas, functions and collations.
+        Is called with every new connection: for pragmas, functions, collations and the row factory of effects.
 
     Every commit is synced to disk: with less, the last commits may be lost with the power, and then their effects
     run again.
@@ -123,9 +151,9 @@ class Database:
         busy_timeout: float,
         on_connect: Callable[[sqlite3.Connection], object] | None = None,
     ) -> None:
-        if not busy_timeout > 0:
-            raise ValueError(f"busy_timeout={busy_timeout!r}: waiting for the write lock takes more than 0 seconds")
-        self.path = Path(path)
+        if not 0 < busy_timeout <= _LONGEST_WAIT:
+            raise ValueError(f"busy_timeout={busy_timeout!r}: more than 0 seconds, at most {_LONGEST_WAIT}")
+        self.path = Path(path).absolute()  # a change of the working directory must not lead to another file
         self._tables = tables
         self._migrations = migrations
         self._busy_timeout = busy_timeout
@@ -135,53 +163,44 @@ class Database:
 
     def start_over(self) -> None:
         """Forget all connections: at the beginning, and in a forked child."""
-        self._writing = threading.Lock()
+        self._writing = _write_locks.setdefault(self.path, threading.Lock())
         self._preparing = threading.Lock()
         self._drop_idle()
 
     @contextlib.contextmanager
     def read(self) -> Generator[Connection]:
         """Lend a connection for statements that change nothing."""
-        with self.reporting(), self._lend() as connection:
-            yield connection
+        with self.reporting():
+            self._prepare()
+            with self._lend() as connection:
+                yield connection
 
     @contextlib.contextmanager
     def write(self) -> Generator[Connection]:
         """Lend a connection inside a transaction that already holds the write lock, and commit it."""
-        with self.reporting(), self._queue(), self._lend() as connection, _transact(connection):
-            yield connection
+        with self.reporting():
+            self._prepare()
+            with self._queue(), self._lend() as connection, _transact(connection):
+                yield connection
 
     def open_effect(self) -> EffectConnection:
-        """Open a connection inside a transaction that holds the write lock until `end_effect`.
+        """Open a connection inside a transaction that holds the write lock until its `end`.
 
         It is not lent from the others and not used again: what a handler does to it, or keeps of it, ends with it.
         """
-        self._acquire()
-        opened = False
-        try:
-            with self.reporting():
-                self._prepare()
-                # An error can make SQLite roll back on its own. With an isolation level the next statement then begins
-                # a transaction that nobody commits; without one it would be a commit of its own.
-                connection = self._connect(EffectConnection, isolation_level="IMMEDIATE")
+        with self.reporting():
+            self._prepare()
+            # An error can make SQLite roll back on its own. With an isolation level the next statement then begins a
+            # transaction that nobody commits; without one it would be a commit of its own.
+            connection = self._connect(EffectConnection, isolation_level="IMMEDIATE")
+            self._acquire()
+            connection.writing = self._writing
+            try:
                 connection.execute("BEGIN IMMEDIATE")
-                opened = True
-                return connection
-        finally:
-            if not opened:
-                self._writing.release()
-
-    def end_effect(self, connection: EffectConnection) -> None:
-        """Undo what is not committed, and let others write. The connection cannot write any more."""
-        try:
-            with self.reporting():
-                # Somebody may still hold it, in a thread that a cancellation left behind: what it executes next must
-                # not become a commit of its own.
-                connection.execute("PRAGMA query_only = ON")
-                if connection.in_transaction:
-                    connection.execute("ROLLBACK")
-        finally:
-            self._writing.release()
+            except BaseException:
+                connection.end()
+                raise
+            return connection
 
     def close(self) -> None:
         """Close what is idle now, and the rest as soon as it is given back."""
@@ -192,10 +211,10 @@ class Database:
 
     @contextlib.contextmanager
     def reporting(self) -> Generator[None]:
-        """Turn SQLite's errors into `StoreUnavailable`."""
+        """Turn the errors of SQLite and of the file system into `StoreUnavailable`."""
         try:
             yield
-        except sqlite3.Error as error:
+        except (sqlite3.Error, OSError) as error:
             raise StoreUnavailable(f"{self.path}: {error}") from error
 
     def _acquire(self) -> None:
@@ -215,9 +234,11 @@ class Database:
 
     @contextlib.contextmanager
     def _lend(self) -> Generator[Connection]:
-        self._prepare()
         idle = self._idle
-        connection = idle.pop() if idle else self._connect(Connection, isolation_level=None)
+        try:
+            connection = idle.pop()
+        except IndexError:
+            connection = self._connect(Connection, isolation_level=None)
         yield connection
         idle.append(connection)  # after an error it is not used again, and closes itself
 
@@ -227,6 +248,11 @@ class Database:
 
     def _connect(self, kind: type[C], *, isolation_level: Literal["IMMEDIATE"] | None) -> C:
         _watch_forks()
+        if _lost_files and self.path.exists() and _identity(self.path) in _lost_files:
+            raise StoreUnavailable(
+                f"{self.path}: this process was forked while its parent had the file open, and SQLite would lose "
+                "commits made here; close the store before forking, or start processes with 'spawn'"
+            )
         connection = sqlite3.connect(
             self.path,
             timeout=self._busy_timeout,
@@ -234,18 +260,14 @@ class Database:
             check_same_thread=False,
             factory=kind,
         )
-        status = self.path.stat()
-        connection.file = (status.st_dev, status.st_ino)
-        if connection.file in _lost_files:
-            raise StoreUnavailable(
-                f"{self.path}: this process was forked while its parent had the file open, and SQLite would lose "
-                "commits made here; close the store before forking, or start processes with 'spawn'"
-            )
+        connection.file = _identity(self.path)
         _open.add(connection)
         connection.execute("PRAGMA synchronous = FULL")
         connection.execute("PRAGMA fullfsync = ON")  # macOS: through the drive's cache; elsewhere it does nothing
         if self._on_connect is not None:
             self._on_connect(connection)
+            if kind is Connection:
+                connection.row_factory = None  # these rows are ours
         return connection
 
     def _prepare(self) -> None:
@@ -256,8 +278,9 @@ class Database:
                 return
             connection = self._connect(Connection, isolation_level=None)
             self._switch_to_wal(connection)
-            with _transact(connection):
-                self._migrate(connection)
+            if self._version(connection) != len(self._migrations):
+                with self._queue(), _transact(connection):
+                    self._migrate(connection)
             self._idle.append(connection)
             self._prepared = True
 
@@ -276,26 +299,31 @@ class Database:
         if mode != "wal":
             raise StoreUnavailable(f"{self.path}: SQLite's write-ahead log is not to be had here (it is {mode!r})")
 
-    def _migrate(self, connection: Connection) -> None:
+    def _version(self, connection: Connection) -> int:
         connection.execute(
             "CREATE TABLE IF NOT EXISTS resilient_schema (tables TEXT PRIMARY KEY, version INTEGER NOT NULL)"
         )
         find = "SELECT version FROM resilient_schema WHERE tables = ?"
         row: tuple[int] | None = connection.execute(find, (self._tables,)).fetchone()
-        version = 0 if row is None else row[0]
-        if version > len(self._migrations):
+        return 0 if row is None else row[0]
+
+    def _migrate(self, connection: Connection) -> None:
+        # Read again: another process may have been quicker.
+        version, newest = self._version(connection), len(self._migrations)
+        if version > newest:
             raise StoreUnavailable(
                 f"{self.path}: its {self._tables} have version {version}, made by a newer release; "
-                f"this one knows {len(self._migrations)}"
+                f"this one knows {newest}"
             )
         for statements in self._migrations[version:]:
             for statement in statements:
                 connection.execute(statement)
-        if version < len(self._migrations):
-            connection.execute(
-                "INSERT OR REPLACE INTO resilient_schema (tables, version) VALUES (?, ?)",
-                (self._tables, len(self._migrations)),
-            )
+        connection.execute("INSERT OR REPLACE INTO resilient_schema VALUES (?, ?)", (self._tables, newest))
+
+
+def _identity(path: Path) -> tuple[int, int]:
+    status = path.stat()
+    return status.st_dev, status.st_ino
 
 
 @contextlib.contextmanager

@@ -24,7 +24,8 @@ forgotten  gc                                            absent              cou
 =========  ============================================  ==================  ==========================
 
 A record is *forgotten* when its retention is over and no lease on it is in force: retention is no lease, so a live
-claim never disappears, however long it runs. Until `gc` removes it, its last executor can still write. Three rules carry the argument that an effect is applied at most once:
+claim never disappears, however long it runs. Until `gc` removes the record, its last executor can still write. Three
+rules carry the argument that an effect is applied at most once:
 
 - every write after `begin` is conditional on the fence, those of error paths included, and none deletes the record;
 - the store's clock decides, read after the store's lock is held, never the clock of a client;

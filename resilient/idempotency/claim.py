@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
 from contextlib import asynccontextmanager, contextmanager
-from typing import Any, Concatenate, ParamSpec, TypeVar, final
+from typing import Any, Concatenate, ParamSpec, TypeVar, final, overload
 
 import anyio
 
@@ -126,19 +126,26 @@ class Claim(_AnyClaim):
         except BaseException:
             await self._execution.undo()
             raise
+        self._execution.close()
 
-    async def run(self, effect: Callable[Concatenate[Any, P], T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+    @overload
+    async def run(
+        self, effect: Callable[Concatenate[Any, P], Coroutine[Any, Any, T]], /, *args: P.args, **kwargs: P.kwargs
+    ) -> T: ...
+    @overload
+    async def run(self, effect: Callable[Concatenate[Any, P], T], /, *args: P.args, **kwargs: P.kwargs) -> T: ...
+    async def run(self, effect: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
         """Return `effect(connection, *args, **kwargs)`, run in the transaction that also commits the record.
 
-        Like a block of `transaction()`; with SQLite the whole function runs in a worker thread, so that the event loop
-        never waits for the disk. A function that was begun is never abandoned halfway.
+        Like a block of `transaction()`. With SQLite `effect` is a plain function, and the whole of it runs in a worker
+        thread, so that the event loop never waits for the disk. Where the store's connection is asynchronous, it is a
+        coroutine function.
         """
 
-        def step(connection: Any) -> T:
+        def step(connection: Any) -> Any:
             return effect(connection, *args, **kwargs)
 
-        result: T = await self._execution.apply(step)
-        return result
+        return await self._execution.apply(step)
 
     async def save(self, point: str, data: Any = None) -> None:
         """Save how far the work has come: whoever takes over finds `recovery_point` and `recovery_data`.
@@ -175,6 +182,7 @@ class BlockingClaim(_AnyClaim):
         except BaseException:
             self._wait(self._execution.undo)
             raise
+        self._execution.close()
 
     def save(self, point: str, data: Any = None) -> None:
         """Save how far the work has come. See `Claim.save`."""

@@ -77,10 +77,9 @@ class Terms:
             if isinstance(answer, Run):
                 await store.release(answer)
 
-        sent = runtime.now()
         match await host.shelter(step, undo):
             case Run() as run:
-                return Execution(self, host, store, run, runtime, sent)
+                return Execution(self, host, store, run, runtime)
             case Replay() as replay:
                 return replay
             case Mismatch():
@@ -95,7 +94,7 @@ class Terms:
 class Execution:
     """Holds the lease while a handler runs, and ends exactly once: `complete` or `fail`, whichever comes first."""
 
-    def __init__(self, terms: Terms, host: Host, store: Store, run: Run, runtime: Runtime, renewed: float) -> None:
+    def __init__(self, terms: Terms, host: Host, store: Store, run: Run, runtime: Runtime) -> None:
         self.run = run
         self.recovery_point = run.recovery_point
         self.recovery_data = run.recovery_data
@@ -105,9 +104,10 @@ class Execution:
         self._host = host
         self._store = store
         self._runtime = runtime
-        self._renewed = renewed
-        """When the request was sent that renewed the lease last: it lasts at least a lease from there."""
         self._transaction: Transaction | None = None
+        self._opened_at = 0.0
+        self._writing = False
+        """The effect is being written: half of it may be there."""
         self._ended = False
         self._turn = host.turn()
         self._stop = host.repeat(self._beat, terms.lease / _BEATS, runtime)
@@ -125,22 +125,19 @@ class Execution:
         return self._transaction.connection
 
     async def open(self) -> Any:
-        """Open the transaction of the effect and return its connection."""
-        return await self._host.shelter(self._open)
+        """Open the transaction of the effect and return its connection; `close` or `undo` has to follow."""
+        self._check_ready()
+        transaction = await self._host.shelter(self._open, self._undo)
+        return transaction.connection
 
-    async def apply(self, effect: Callable[..., Any], *args: Any) -> Any:
+    def close(self) -> None:
+        """Declare that the effect is written."""
+        self._writing = False
+
+    async def apply(self, effect: Callable[..., Any]) -> Any:
         """Open the transaction and run `effect` in it, undone if it raises."""
-
-        async def step() -> Any:
-            await self._open()
-            assert self._transaction is not None
-            try:
-                return await self._transaction.call(effect, *args)
-            except BaseException:
-                await self._undo()
-                raise
-
-        return await self._host.shelter(step)
+        self._check_ready()
+        return await self._host.shelter(lambda: self._apply(effect), self._undo)
 
     async def undo(self) -> None:
         """Undo the transaction; another one may be opened."""
@@ -148,6 +145,7 @@ class Execution:
 
     async def save(self, point: str, data: bytes | None) -> None:
         """Save the recovery point."""
+        self._check_ready()
         await self._host.shelter(lambda: self._save(point, data))
 
     async def complete(self, result: bytes | None) -> None:
@@ -162,35 +160,45 @@ class Execution:
         """Record nothing: undo the transaction, and give the key back where nothing can have happened."""
         await self._host.shelter(self._fail)
 
-    async def _open(self) -> Any:
+    async def _open(self) -> Transaction:
+        async with self._turn:
+            return await self._begin()
+
+    async def _apply(self, effect: Callable[..., Any]) -> Any:
+        async with self._turn:
+            transaction = await self._begin()
+            try:
+                result = await transaction.call(effect)
+            except BaseException:
+                await self._roll_back()
+                raise
+            self.close()
+            return result
+
+    async def _begin(self) -> Transaction:
         if not self.transactional:
             raise RuntimeError(f"mode={self._terms.mode!r}: only transactional mode has a transaction")
-        async with self._turn:
-            self._check_running()
-            if self._transaction is not None:
-                raise RuntimeError("the claim's transaction is open already: write everything in one block")
-            with _closed_on_failure(self._store):
-                self._transaction = await self._store.transaction(self.run)
-            if self._transaction is None:
-                self.lost = True
-                raise self._lease_lost()
-            self._renewed = self._runtime.now()
-            return self._transaction.connection
+        self._check_ready()
+        with _closed_on_failure(self._store):
+            transaction = await self._store.transaction(self.run)
+        if transaction is None:
+            self.lost = True
+            raise self._lease_lost()
+        self._transaction, self._opened_at, self._writing = transaction, self._runtime.now(), True
+        return transaction
 
-    async def _undo(self) -> None:
+    async def _undo(self, _result: object = None) -> None:
         async with self._turn:
             await self._roll_back()
 
     async def _roll_back(self) -> None:
-        transaction, self._transaction = self._transaction, None
+        transaction, self._transaction, self._writing = self._transaction, None, False
         if transaction is not None:
             await transaction.rollback()
 
     async def _save(self, point: str, data: bytes | None) -> None:
         async with self._turn:
-            self._check_running()
-            if self._transaction is not None:
-                raise RuntimeError("a recovery point is saved before the transaction of the effect, not inside it")
+            self._check_ready()
             with _closed_on_failure(self._store):
                 self.lost = not await self._store.save(self.run, point, data)
             if self.lost:
@@ -199,10 +207,14 @@ class Execution:
 
     async def _complete(self, result: bytes | None) -> None:
         async with self._turn:
-            if self.released:
+            if self._ended:
+                raise _over()
+            if self.released or self.lost or self._writing:
+                obstacle = self._obstacle()
                 await self._finish_without_record()
+                if obstacle is not None:
+                    raise obstacle
                 return
-            self._check_running()
             self._end()
             transaction, self._transaction = self._transaction, None
             problem: StoreUnavailable | None = None
@@ -221,6 +233,14 @@ class Execution:
                 "the claim's transaction was undone before its end, by an error inside it that the handler caught; "
                 "nothing was written"
             )
+
+    def _obstacle(self) -> Exception | None:
+        """Why there is nothing to record; None where the handler said so."""
+        if self.released:
+            return None
+        if self.lost:
+            return self._lease_lost()
+        return RuntimeError("the handler ended inside a block of its claim's transaction, which was undone")
 
     async def _record(self, transaction: Transaction | None, result: bytes | None) -> bool:
         ttl = self._terms.ttl
@@ -256,19 +276,15 @@ class Execution:
         async with self._turn:
             if self._ended or self.lost:
                 return
-            sent = self._runtime.now()
             if self._transaction is None:
-                if await self._quietly(self._renew):
-                    self._renewed = sent
-            elif sent - self._renewed > self._terms.lease:
+                await self._quietly(self._renew)
+            elif self._runtime.now() - self._opened_at > self._terms.lease:
                 # Nobody can take over while it is open, so there is nothing to renew; but everybody waits for it.
                 self.lost = True
                 await self._quietly(self._roll_back)
 
-    async def _renew(self) -> bool:
-        renewed = await self._store.heartbeat(self.run, lease=self._terms.lease)
-        self.lost = not renewed
-        return renewed
+    async def _renew(self) -> None:
+        self.lost = not await self._store.heartbeat(self.run, lease=self._terms.lease)
 
     async def _quietly(self, step: Callable[[], Awaitable[T]]) -> T | None:
         """Run a step whose failure changes nothing for the caller: the lease ends by itself."""
@@ -282,14 +298,24 @@ class Execution:
         self._ended = True
         self._stop()
 
-    def _check_running(self) -> None:
+    def _check_ready(self) -> None:
+        # Asked for before the turn, too: an effect that holds the turn must not wait for it.
         if self.lost:
             raise self._lease_lost()
         if self._ended:
-            raise RuntimeError("the claim has ended: its result is recorded, or it failed")
+            raise _over()
+        if self._transaction is not None:
+            raise RuntimeError(
+                "the claim's transaction is open already: write everything in one block, and save recovery points "
+                "before it"
+            )
 
     def _lease_lost(self) -> LeaseLost:
         return LeaseLost(f"{self.run.key!r}: the lease ended, and somebody else may run it now")
+
+
+def _over() -> RuntimeError:
+    return RuntimeError("the claim has ended: its result is recorded, or it failed")
 
 
 @contextlib.contextmanager

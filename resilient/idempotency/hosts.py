@@ -40,7 +40,7 @@ class Host(Protocol):
     async def shelter(
         self, step: Callable[[], Coroutine[Any, Any, T]], undo: Callable[[T], Coroutine[Any, Any, object]] | None = None
     ) -> T:
-        """Run `step` to its end, whatever becomes of the caller; `undo` its result when the caller did not wait."""
+        """Run `step` to its end, whatever becomes of the caller; `undo` it when the caller did not wait for it."""
         ...
 
     def repeat(
@@ -52,7 +52,11 @@ class Host(Protocol):
 
 @final
 class LoopHost:
-    """In an event loop. A task of its own does what must not be torn."""
+    """In an event loop: for one execution. A task of its own does what must not be torn."""
+
+    def __init__(self) -> None:
+        self._left: set[asyncio.Task[None]] = set()
+        """What goes on without its caller."""
 
     def face(self, store: Store) -> Store:
         """The store as it is."""
@@ -68,16 +72,18 @@ class LoopHost:
         """Run `step` to its end.
 
         A cancelled scope is made to wait. A native cancellation of asyncio pierces every shield: then the caller leaves
-        at once, and the step goes on without it.
+        at once, the step goes on without it and is undone, and only then the next step begins.
         """
         with anyio.CancelScope(shield=True):
             if not _on_asyncio():
                 return await step()
-            task = _start(step())
+            task = _start(_run_after(tuple(self._left), step))
             try:
                 await asyncio.wait((task,))
             except asyncio.CancelledError:
-                _finish(task, undo)
+                left = _start(_finish(task, undo))
+                self._left.add(left)
+                left.add_done_callback(self._left.discard)
                 raise
             return task.result()
         raise AssertionError("a shield swallows nothing")
@@ -175,17 +181,19 @@ def _start(coroutine: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
     return task
 
 
-def _finish(task: asyncio.Task[T], undo: Callable[[T], Coroutine[Any, Any, object]] | None) -> None:
-    """Let the step go on without its caller."""
+async def _run_after(others: tuple[asyncio.Task[None], ...], step: Callable[[], Coroutine[Any, Any, T]]) -> T:
+    if others:
+        await asyncio.wait(others)
+    return await step()
 
-    async def finish() -> None:
-        await asyncio.wait((task,))
-        if task.cancelled():
-            return
-        error = task.exception()
-        if error is not None:
-            _log.warning("a step failed after its caller had been cancelled: %r", error)
-        elif undo is not None:
-            await undo(task.result())
 
-    _ = _start(finish())  # nobody waits for it
+async def _finish(task: asyncio.Task[T], undo: Callable[[T], Coroutine[Any, Any, object]] | None) -> None:
+    """What is left to do when the caller of a step has gone."""
+    await asyncio.wait((task,))
+    if task.cancelled():
+        return
+    error = task.exception()
+    if error is not None:
+        _log.warning("a step failed after its caller had been cancelled: %r", error)
+    elif undo is not None:
+        await undo(task.result())

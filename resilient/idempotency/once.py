@@ -59,6 +59,7 @@ def once(
 
     assert pay("payment-1", "alice", 500) == pay("payment-1", "alice", 500) == 500
     assert bank.execute("SELECT count(*) FROM payments").fetchone() == (1,)
+    bank.close()
     ```
 
     `store`

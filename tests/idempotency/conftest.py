@@ -1,0 +1,22 @@
+"""What the tests of this room share."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import pytest
+
+from resilient.testing import virtual_time
+from tests.idempotency.shop import Shop
+
+
+@pytest.fixture
+def run(backend: str) -> Callable[[Callable[[], Awaitable[None]]], None]:
+    """Runs a scenario in virtual time."""
+    return lambda main: virtual_time.run(main, backend=backend)
+
+
+@pytest.fixture
+def shop(tmp_path: Path) -> Shop:
+    return Shop(tmp_path)
