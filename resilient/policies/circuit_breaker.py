@@ -229,10 +229,14 @@ class CircuitBreaker(Holder):
         judgement = _JUDGEMENTS[verdict]
         with self._lock:
             self._machine.settle(permit, judgement, latency, now, runtime.random)
+        listeners = self._listeners
+        # A failure before the transition that it brings about, a success after it: as pybreaker tells them.
+        if listeners is not None and judgement is Judgement.BAD:
+            listeners.failure(error)
         if self._machine.changed:
             self._announce(runtime)
-        if self._listeners is not None:
-            self._listeners.settled(judgement, error)
+        if listeners is not None and judgement is Judgement.GOOD:
+            listeners.success()
 
     def _announce(self, runtime: Runtime) -> None:
         """Tell of the transitions: after they are in force, outside the lock."""

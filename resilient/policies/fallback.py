@@ -5,13 +5,18 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Awaitable, Callable, Coroutine
-from typing import Any, Generic, ParamSpec, TypeVar, cast, final, overload
+from copy import copy
+from typing import Any, Generic, ParamSpec, TypeVar, final, overload
+
+from resilient.policies.base import of_kind
 
 __all__ = ["Fallback", "fallback"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
 V = TypeVar("V")
+
+_CONTAINERS = (list, dict, set)
 
 
 @final
@@ -21,7 +26,7 @@ class Fallback(Generic[V]):
     __slots__ = ("_answer", "_on")
 
     def __init__(self, answer: V | Callable[[Exception], V | Awaitable[V]], on: tuple[type[Exception], ...]) -> None:
-        self._answer = answer
+        self._answer: Any = answer
         self._on = on
 
     @overload
@@ -29,36 +34,63 @@ class Fallback(Generic[V]):
     @overload
     def __call__(self, fn: Callable[P, T], /) -> Callable[P, T | V]: ...
     def __call__(self, fn: Callable[..., Any], /) -> Callable[..., Any]:
-        """Decorate an async or a plain function."""
-        on, answer = self._on, self._answer
-        if inspect.isasyncgenfunction(fn) or inspect.isgeneratorfunction(fn):
+        """Decorate an async or a plain function.
+
+        Raises `TypeError` for a generator function of either kind, and for a plain function that could not await its
+        fallback. A plain function whose result is still to be run (a coroutine, a generator) is a `TypeError` when
+        called: it would bypass the fallback.
+        """
+        if of_kind(inspect.isasyncgenfunction, fn) or of_kind(inspect.isgeneratorfunction, fn):
             raise TypeError(f"{fn!r}: a generator has given out items before it fails, so nothing can take its place")
-        if inspect.iscoroutinefunction(fn) or inspect.iscoroutinefunction(getattr(fn, "__call__", None)):  # noqa: B004 - it is looked at, not called
+        on, answer_to = self._on, self._answer_to
+        if of_kind(inspect.iscoroutinefunction, fn):
 
             @functools.wraps(fn)
             async def wrapped(*args: Any, **kwargs: Any) -> Any:
-                error: Exception
                 try:
                     return await fn(*args, **kwargs)
                 except on as caught:
                     error = caught
-                value = answer(error) if callable(answer) else answer
-                return await cast("Awaitable[V]", value) if inspect.isawaitable(value) else value
+                try:
+                    value = answer_to(error)
+                    return await value if inspect.isawaitable(value) else value
+                finally:
+                    del error  # this frame is in its traceback: the two would keep each other alive
 
             return wrapped
-        if inspect.iscoroutinefunction(answer):
-            raise TypeError(f"{answer!r}: a plain function cannot await its fallback")
+        if of_kind(inspect.iscoroutinefunction, self._answer):
+            raise TypeError(f"{self._answer!r}: a plain function cannot await its fallback")
 
         @functools.wraps(fn)
         def plain(*args: Any, **kwargs: Any) -> Any:
-            error: Exception
             try:
-                return fn(*args, **kwargs)
+                result = fn(*args, **kwargs)
             except on as caught:
                 error = caught
-            return answer(error) if callable(answer) else answer
+            else:
+                if hasattr(result, "__await__") or inspect.isgenerator(result) or inspect.isasyncgen(result):
+                    # Returned as it is, it would run, and fail, where nobody answers.
+                    if inspect.iscoroutine(result):
+                        result.close()
+                    raise TypeError(f"{fn!r} is a plain function, but its result is awaitable, or a generator")
+                return result
+            try:
+                value = answer_to(error)
+            finally:
+                del error  # likewise
+            if inspect.iscoroutine(value):
+                value.close()
+                raise TypeError(f"{self._answer!r}: a plain function cannot await its fallback")
+            return value
 
         return plain
+
+    def _answer_to(self, error: Exception) -> Any:
+        answer = self._answer
+        if callable(answer):
+            return answer(error)
+        # What one caller does to its answer is not what the next one gets.
+        return copy(answer) if type(answer) in _CONTAINERS else answer
 
 
 @overload
@@ -76,9 +108,9 @@ def fallback(answer: V, *, on: type[Exception] | tuple[type[Exception], ...] = E
 def fallback(answer: Any, *, on: type[Exception] | tuple[type[Exception], ...] = Exception) -> Fallback[Any]:
     """Answer with `answer` when the decorated function raises one of `on`.
 
-    `answer` is a value, or a function (async for an async function) of the exception. The decorated function's
-    result is then of either type, which is why this is a decorator of its own and not a policy in a pipeline:
-    put it outside, so that policies see the failure::
+    `answer` is a value, or a function (async for an async function) of the exception. Of a list, dict or set each
+    caller gets its own copy. The decorated function's result is then of either type, which is why this is a decorator
+    of its own and not a policy in a pipeline: put it outside, so that policies see the failure::
 
         @fallback([], on=resilient.ResilienceError)
         @pipeline

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, final
 
 from resilient.call import Call
 from resilient.errors import ResilienceError
-from resilient.machines.circuit import CircuitState, Judgement, Transition
+from resilient.machines.circuit import CircuitState, Transition
 
 if TYPE_CHECKING:
     from pybreaker import CircuitBreakerListener
@@ -85,13 +85,14 @@ class Listeners:
         args, kwargs = call.arguments
         self._tell(lambda listener: listener.before_call(self._facade, call.invoke, *args, **kwargs))
 
-    def settled(self, judgement: Judgement, error: BaseException | None) -> None:
-        """A call ended well or badly; a result that is a failure has no error of its own."""
-        if judgement is Judgement.GOOD:
-            self._tell(lambda listener: listener.success(self._facade))
-        elif judgement is Judgement.BAD:
-            failure = error if error is not None else ResilienceError("the result was a failure")
-            self._tell(lambda listener: listener.failure(self._facade, failure))
+    def success(self) -> None:
+        """A call ended well."""
+        self._tell(lambda listener: listener.success(self._facade))
+
+    def failure(self, error: BaseException | None) -> None:
+        """A call ended badly; a result that is a failure has no error of its own."""
+        failure = error if error is not None else ResilienceError("the result was a failure")
+        self._tell(lambda listener: listener.failure(self._facade, failure))
 
     def changed(self, change: Transition) -> None:
         """The circuit changed its state."""
@@ -103,5 +104,5 @@ class Listeners:
         for listener in self._listeners:
             try:
                 message(listener)
-            except Exception:
+            except Exception:  # noqa: BLE001 - whatever a listener raises is its own business
                 _log.exception("the listener %r failed", listener)
