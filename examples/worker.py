@@ -38,7 +38,12 @@ def exchange_rate(currency: str, *, lookups: list[str] = []) -> float:  # noqa: 
     return 1.1
 
 
-@once(store, key=lambda job: job.id, mode="transactional")
+def job_id(job: Job) -> str:
+    """The same for every delivery of a job."""
+    return job.id
+
+
+@once(store, key=job_id, mode="transactional")
 def pay(claim: BlockingClaim, job: Job) -> int:
     """Pay once for each job, however often it is delivered."""
     cents = round(job.cents * exchange_rate("EUR"))

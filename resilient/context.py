@@ -173,8 +173,8 @@ class Block:
 
     def __exit__(self, *_: object) -> None:
         token, self._token = self._token, None
-        if token is not None:
-            ambient.reset(token)
+        assert token is not None
+        ambient.reset(token)
 
 
 def options(

@@ -40,7 +40,7 @@ A = TypeVar("A")
 T = TypeVar("T")
 
 _SWEEP = 256
-_set_ambient, _reset_ambient = ambient.set, ambient.reset
+_current, _set_ambient, _reset_ambient = ambient.get, ambient.set, ambient.reset
 
 
 class _Nobody:
@@ -218,8 +218,8 @@ async def send(call: Call, step: Next[T] | None = None) -> T:
 
 
 def send_current(call: Call) -> Awaitable[Any]:
-    """Do what `send` does for a call that whoever began it has made the current one; its children are sent as usual."""
-    if call.parent is not None:
+    """Do what `send` does for a call that whoever began it has made the current one; any other is sent as usual."""
+    if _current() is not call:
         return send(call)
     return call.invoke(call) if call.deadline is None else _limited(call, call.invoke)
 

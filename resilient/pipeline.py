@@ -271,7 +271,7 @@ def _decorate_stream(
                     sent = yield stream.item
                 except GeneratorExit:
                     raise
-                except BaseException as thrown:
+                except BaseException as thrown:  # noqa: BLE001 - it is for the generator to decide
                     await stream.throw(thrown)
                 else:
                     await stream.send(sent)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import threading
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack, ExitStack
 from types import TracebackType
@@ -45,6 +46,7 @@ _log = logging.getLogger("resilient")
 _TOTAL = 10.0
 _ATTEMPT = 2.5
 _STARTUP = 5.0
+_EJECTION = Ejection()
 _WATCH_AGAIN = Backoff(base=0.5, cap=10.0)
 
 
@@ -136,7 +138,7 @@ class Service:
         discovery: str | Discovery,
         *,
         balancer: Picker | Balancer | None = None,
-        ejection: Ejection | None = Ejection(),  # noqa: B008 - it is frozen
+        ejection: Ejection | None = _EJECTION,
         idempotency: Honoured | None = None,
         policies: Sequence[Policy] | None = None,
         classify: Classifier | None = None,
@@ -150,6 +152,8 @@ class Service:
         self.name = name
         self.discovery = connect(discovery) if isinstance(discovery, str) else discovery
         if isinstance(balancer, Balancer):
+            if ejection is not _EJECTION:
+                raise ValueError(f"ejection={ejection!r}: {balancer!r} has its own; give it there")
             self.balancer = balancer
         else:
             self.balancer = Balancer(balancer, ejection=ejection, name=name)
@@ -161,9 +165,9 @@ class Service:
         self.budget = _budget_of(self.pipeline.policies)
         self.startup = startup
         self._runtime = runtime
+        self._in_use = threading.Lock()  # held while it is open, by whoever opened it
         self._open: AsyncExitStack | None = None
         self._portal: ExitStack | None = None
-        self._answered: anyio.Event | None = None
 
     def __repr__(self) -> str:
         return f"Service({self.name!r}, {self.discovery!r})"
@@ -192,6 +196,10 @@ class Service:
     def method(
         self, fn: Callable[Concatenate[S, Instance, P], Coroutine[Any, Any, T]], /
     ) -> Callable[Concatenate[S, P], Coroutine[Any, Any, T]]: ...
+    @overload
+    def method(
+        self, fn: Callable[Concatenate[T, Instance, P], AsyncGenerator[Y, S]], /
+    ) -> Callable[Concatenate[T, P], AsyncGenerator[Y, S]]: ...
     @overload
     def method(
         self, fn: Callable[Concatenate[S, Instance, P], AsyncIterator[Y]], /
@@ -249,14 +257,15 @@ class Service:
     # -- its life ---------------------------------------------------------------------------------------------------
 
     async def __aenter__(self) -> Service:
-        if self._open is not None:
+        if not self._in_use.acquire(blocking=False):
             raise RuntimeError(f"{self!r} is open already; one `async with` keeps it up to date for everybody")
-        answered = self._answered = anyio.Event()
         async with AsyncExitStack() as stack:
+            stack.callback(self._in_use.release)
+            answered = anyio.Event()
             tasks = await stack.enter_async_context(anyio.create_task_group())
             stack.callback(tasks.cancel_scope.cancel)
             with detached():  # what outlives the caller must not have its deadline
-                tasks.start_soon(self._follow)
+                tasks.start_soon(self._follow, answered)
             with anyio.move_on_after(self.startup):
                 await answered.wait()
             self._open = stack.pop_all()
@@ -266,14 +275,8 @@ class Service:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         stack, self._open = self._open, None
-        if stack is None:
-            return
-        try:
-            await stack.__aexit__(kind, error, trace)
-        except BaseExceptionGroup as group:
-            # A task group wraps what its body raises; the body here is the user's.
-            if error is None or group.exceptions != (error,):
-                raise
+        if stack is not None:
+            await stack.aclose()  # which need not know of the error: a task group would wrap it
 
     def __enter__(self) -> Service:
         with ExitStack() as stack:
@@ -289,29 +292,38 @@ class Service:
         if stack is not None:
             stack.close()
 
-    async def _follow(self) -> None:
-        """Apply every snapshot, for ever; a discovery that breaks down is begun again."""
+    async def _follow(self, answered: anyio.Event) -> None:
+        """Keep up to date for ever; a discovery that breaks down is begun again."""
         failures = 0
         while True:
+            last = self.balancer.snapshot
+            problem: object = "it ended"
             try:
-                async for snapshot in self.discovery.watch():
-                    self._apply(snapshot)
-                    failures = 0
-                problem: object = "it ended"
-            except Exception as error:
+                await self._watch(answered)
+            except Exception as error:  # noqa: BLE001 - logged, and told by `ready` and `explain`
                 _log.exception("%s: discovery failed; the last instances stay in use", self.name)
                 problem = error
-            failures += 1
+            failures = failures + 1 if self.balancer.snapshot is last else 1
             runtime = self._runtime or current_runtime()
             if runtime.emit is not None:
                 send_event(runtime.emit, SnapshotStale(at=runtime.now(), name=self.name, error=str(problem)))
             await runtime.sleep(_WATCH_AGAIN.delay(failures, runtime.random))
 
+    async def _watch(self, answered: anyio.Event) -> None:
+        """Apply every snapshot."""
+        snapshots = self.discovery.watch()
+        try:
+            async for snapshot in snapshots:
+                self._apply(snapshot)
+                answered.set()
+        finally:
+            close = getattr(snapshots, "aclose", None)  # a generator has to be closed, any other iterator need not
+            if close is not None:
+                await close()
+
     def _apply(self, snapshot: Snapshot) -> None:
         runtime = self._runtime or current_runtime()
         events = self.balancer.apply(snapshot, runtime.now(), runtime.random)
-        if self._answered is not None:
-            self._answered.set()
         if runtime.emit is not None:
             for event in events:
                 send_event(runtime.emit, event)
@@ -346,6 +358,9 @@ def _with_balance(stack: list[Policy], balancer: Balancer) -> list[Policy]:
     if len(places) > 1:
         raise ValueError("policies: Balance() stands twice; an attempt goes to one instance")
     if places:
+        marked = stack[places[0]]
+        if isinstance(marked, Balance) and marked.balancer not in {None, balancer}:
+            raise ValueError(f"{marked!r}: it has a balancer of its own; give that to the service: balancer=...")
         stack[places[0]] = Balance(balancer)
         return stack
     inside = len(stack)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import AsyncIterator, Sequence
 
 import anyio
@@ -10,6 +11,7 @@ import pytest
 import resilient
 from resilient.balancing import Balancer, RoundRobin
 from resilient.balancing.policy import Balance
+from resilient.context import use_runtime
 from resilient.errors import DiscoveryError, NoInstance
 from resilient.events import Event, InstanceEjected, InstancePicked, SnapshotApplied, SnapshotStale
 from resilient.instance import Instance
@@ -21,6 +23,7 @@ from resilient.policies.timeout import Timeout
 from resilient.service import Service, default_policies
 from resilient.snapshot import Snapshot
 from resilient.testing import virtual_time
+from resilient.testing.cancellation import for_each_cancellation
 
 THREE = "static://10.0.0.1:80,10.0.0.2:80,10.0.0.3:80"
 
@@ -347,3 +350,151 @@ def test_wrong_arguments_are_named(arguments, error, message):
     arguments = {"name": "orders", "discovery": THREE, **arguments}
     with pytest.raises(error, match=message):
         Service(**arguments)
+
+
+def test_opening_it_while_somebody_else_is_opening_it_is_refused(backend):
+    service = Service("orders", Scripted(2.0, Snapshot(version=1, instances=instances("a"))))
+
+    async def first() -> None:
+        async with service:
+            assert anyio.current_time() == 2.0  # its answer was not given to somebody else
+
+    async def main():
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(first)
+            await anyio.sleep(1)
+            with pytest.raises(RuntimeError, match="open already"):
+                async with service:
+                    raise AssertionError("it was opened twice")
+        async with service:
+            pass
+
+    virtual_time.run(main, backend=backend)
+
+
+def test_opening_and_closing_may_be_cancelled_at_every_moment(backend):
+    def fresh() -> Service:
+        return Service("orders", Scripted(0.1, Snapshot(version=1, instances=instances("a")), 0.1, OSError("broken")))
+
+    async def scenario(service: Service) -> None:
+        async with service:
+            await anyio.sleep(1)
+
+    async def check(service: Service) -> None:
+        with anyio.fail_after(60):
+            async with service:  # it is closed, and may be opened anew
+                pass
+
+    assert for_each_cancellation(fresh, scenario=scenario, check=check, backend=backend) > 5
+
+
+def test_several_errors_of_the_body_leave_it_as_they_are(backend):
+    service = Service("orders", THREE)
+
+    async def main():
+        with pytest.raises(ExceptionGroup, match="mine") as caught:
+            async with service:
+                raise ExceptionGroup("mine", [KeyError("a"), OSError("b")])
+        assert [type(error) for error in caught.value.exceptions] == [KeyError, OSError]
+        with pytest.raises(BaseExceptionGroup) as other:
+            async with service, anyio.create_task_group():
+                raise SystemExit(3)
+        assert isinstance(other.value.exceptions[0], SystemExit)
+        with pytest.raises(KeyboardInterrupt):
+            async with service:
+                raise KeyboardInterrupt
+
+    virtual_time.run(main, backend=backend)
+
+
+def test_the_watch_of_a_discovery_is_closed(backend):
+    closed: list[str] = []
+
+    class Watched:
+        def watch(self) -> AsyncIterator[Snapshot]:
+            return self.generate()
+
+        async def generate(self) -> AsyncIterator[Snapshot]:
+            try:
+                yield Snapshot(version=1, instances=instances("a"))
+                yield Snapshot(version=2, instances=instances("b"))
+            finally:
+                closed.append("closed")
+
+    service = Service("orders", Watched())
+    applied = []
+
+    def apply(snapshot, now, random):
+        applied.append(snapshot.version)
+        raise ValueError("a filter is broken")
+
+    service.balancer.apply = apply  # type: ignore[method-assign]  # what a broken filter does
+
+    async def main():
+        async with service:
+            pass
+
+    virtual_time.run(main, backend=backend)
+    assert closed
+    assert len(closed) == len(applied)
+
+
+def test_what_happens_in_a_block_without_an_event_loop_leaves_it_and_closes_it():
+    service = Service("orders", THREE)
+    before = threading.active_count()
+    for error in (KeyError, KeyboardInterrupt, GeneratorExit):
+        with pytest.raises(error), service:
+            assert service.instances()
+            raise error
+    assert threading.active_count() == before
+
+
+def test_one_block_serves_all_threads_and_a_second_one_is_refused():
+    service = Service("orders", THREE)
+    refused: list[BaseException] = []
+
+    def second() -> None:
+        try:
+            with service:
+                pass
+        except RuntimeError as error:
+            refused.append(error)
+
+    with service:
+        threads = [threading.Thread(target=second) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert len(refused) == 4
+        assert len(service.instances()) == 3
+    second()
+    assert len(refused) == 4
+
+
+def test_the_thread_of_a_block_is_on_the_clock_of_its_caller():
+    service = Service("orders", THREE)
+    with use_runtime(virtual_time.runtime()), service:
+        (member, *_) = service.balancer._order
+        assert member.healthy_since == 0.0
+
+        @service
+        def ask(instance: Instance) -> str:
+            return instance.id
+
+        assert ask()
+
+
+def test_a_discovery_that_never_answers_does_not_hold_a_block_for_ever():
+    silent = Service("silent", Scripted(), startup=0.05)
+    with silent, pytest.raises(NoInstance, match="has not answered"):
+        silent(lambda instance: instance)()
+
+
+def test_what_would_be_ignored_is_refused():
+    with pytest.raises(ValueError, match=r"ejection=None.*has its own"):
+        Service("orders", THREE, balancer=Balancer(), ejection=None)
+    with pytest.raises(ValueError, match="give that to the service"):
+        Service("orders", THREE, policies=[Balance(Balancer())])
+    balancer = Balancer()
+    assert Service("orders", THREE, balancer=balancer, policies=[Balance(balancer)]).balancer is balancer

@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, final
+from typing import Any, ClassVar, TypeAlias, final
 
 from resilient.balancing.balancer import Balancer, Pick
-from resilient.call import Call, End, Next, Policy
+from resilient.call import Attribute, Call, End, Next, Policy
 from resilient.errors import NoInstance
 from resilient.events import Event, InstancePicked, send_event
 from resilient.policies.base import OwnPolicy, Role, refuse
 from resilient.runtime import Runtime
 from resilient.verdict import Outcome, Verdict
 
-__all__ = ["Balance"]
+__all__ = ["ADMISSION", "Admission", "Balance"]
+
+Admission: TypeAlias = Callable[[Call], Awaitable[End]]
+ADMISSION: Attribute[Admission | None] = Attribute("admission", None)
+"""How an attempt gets a place at the instance that was picked for it; what that returns gives it back.
+
+Set by the adapter of a protocol that has places, such as connections. It is asked where the instance is picked, outside
+of the attempt's timeout: the wait for a place of ours is not the instance's fault.
+"""
 
 
 @final
@@ -52,17 +60,29 @@ class Balance(OwnPolicy):
                 picked = InstancePicked(at=started, name=call.name, instance=pick.instance.id, reason=pick.reason)
                 send_event(runtime.emit, picked)
             attempt = _Attempt(balancer, pick, call, started)
+            child = call.evolve(instance=pick.instance)
+            leave: End | None = None
             try:
-                result = await nxt(call.evolve(instance=pick.instance))
+                if (admit := call.get(ADMISSION)) is not None:
+                    leave = await admit(child)
+                    attempt.started = runtime.now()
+                result = await nxt(child)
             except BaseException as error:
+                if leave is not None:
+                    leave(error)
                 attempt.settle(call.classify.judge_error(error))
                 raise
             judge = call.classify.result
             outcome = _GOOD if judge is None else call.classify.judge_result(result)
-            if call.ends is None:
+            ends = call.ends
+            if ends is None:
                 attempt.settle(outcome)
+                if leave is not None:
+                    leave(None)
             else:
-                call.ends.append(attempt.streaming(outcome))
+                ends.append(attempt.streaming(outcome))
+                if leave is not None:
+                    ends.append(leave)
             return result
 
         return layer

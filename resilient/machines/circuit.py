@@ -10,9 +10,9 @@ from typing import final
 
 from resilient.machines.window import CallWindow, TimeWindow, Window
 
-__all__ = ["Circuit", "CircuitState", "Judgement", "Permit", "Transition"]
+__all__ = ["GOOD", "Circuit", "CircuitState", "Judgement", "Permit", "Transition"]
 
-_GOOD, _GOOD_SLOW, _BAD, _BAD_SLOW = range(4)
+GOOD, _GOOD_SLOW, _BAD, _BAD_SLOW = range(4)
 _LONGEST_COOLDOWN = 60.0
 
 
@@ -108,15 +108,15 @@ class Circuit:
         "_openings",
         "_passed",
         "_probes",
-        "_row",
         "_slow_call",
         "_slow_ratio",
-        "_times",
         "_underway",
         "_window",
         "closed",
         "era",
+        "row",
         "state",
+        "times",
         "until",
     )
 
@@ -136,9 +136,9 @@ class Circuit:
         self._failure_ratio = failure_ratio
         self._minimum_calls = minimum_calls
         self._window: Window
-        self._times: TimeWindow | None = None
+        self.times: TimeWindow | None = None
         if window_calls is None:
-            self._window = self._times = TimeWindow(window, 4)
+            self._window = self.times = TimeWindow(window, 4)
         else:
             self._window = CallWindow(window_calls, 4)
         self._lasting = window
@@ -150,7 +150,7 @@ class Circuit:
         self._changes: list[Transition] = []
         self._openings = 0
         self._closed_at = -math.inf
-        self._row = 0
+        self.row = 0
         self._passed = 0
         self._underway: list[Permit] = []
         self.era = 0
@@ -181,12 +181,12 @@ class Circuit:
         slow = latency > self._slow_call
         if permit is self.closed:
             if judgement is Judgement.GOOD:
-                self._row = 0
-                self._window.add(_GOOD_SLOW if slow else _GOOD, now)
+                self.row = 0
+                self._window.add(_GOOD_SLOW if slow else GOOD, now)
                 if slow:
                     self._judge(now, random)
             elif judgement is Judgement.BAD:
-                self._row += 1
+                self.row += 1
                 self._window.add(_BAD_SLOW if slow else _BAD, now)
                 self._judge(now, random)
         elif not permit.settled:
@@ -198,12 +198,12 @@ class Circuit:
         """Settle a good call of a closed era, whose latency does not matter: the hot path."""
         if permit is not self.closed:
             return
-        self._row = 0
-        times = self._times
+        self.row = 0
+        times = self.times
         if times is None or now >= times.edge:
-            self._window.add(_GOOD, now)
+            self._window.add(GOOD, now)
         else:
-            times.counts[_GOOD] += 1
+            times.counts[GOOD] += 1
 
     def isolate(self) -> None:
         """Refuse every call until `reset`."""
@@ -227,7 +227,7 @@ class Circuit:
 
     def failures(self) -> int:
         """Bad calls in a row, in the present closed era."""
-        return self._row
+        return self.row
 
     def take_changes(self) -> list[Transition]:
         """Return the transitions since the last time, oldest first, for whoever announces them."""
@@ -247,7 +247,7 @@ class Circuit:
         good, good_slow, bad, bad_slow = self._window.totals(now)
         failed, slow, calls = bad + bad_slow, good_slow + bad_slow, good + good_slow + bad + bad_slow
         # Divided, not multiplied: 3 of 30 calls are 0.1 of them, but 0.1 * 30 is more than 3.
-        if self._row >= self._consecutive or (
+        if self.row >= self._consecutive or (
             calls >= self._minimum_calls and (failed / calls >= self._failure_ratio or slow / calls >= self._slow_ratio)
         ):
             self._open(now, random)
@@ -283,6 +283,6 @@ class Circuit:
         self.state = state
         self.era += 1
         self.closed = Permit(self.era) if state is CircuitState.CLOSED else None
-        self._row = self._passed = 0
+        self.row = self._passed = 0
         self._underway = []
         self._window.clear()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextvars import ContextVar
 from types import TracebackType
 from typing import Any, ClassVar, TypeVar
@@ -16,7 +16,7 @@ from resilient.events import CallRejected, send_event
 from resilient.verdict import classify_function
 from resilient.waiting import drive
 
-__all__ = ["Holder", "OwnPolicy", "Role", "has_foreign", "refuse"]
+__all__ = ["Holder", "OwnPolicy", "Role", "has_foreign", "of_kind", "refuse"]
 
 T = TypeVar("T")
 
@@ -54,17 +54,21 @@ class OwnPolicy(ABC):
 
     def __call__(self, call: Call, nxt: Next[T], /) -> Awaitable[T]:
         """Run one call, as a policy of somebody else's does that is made of ours."""
-        return self.link(nxt, (_of_unknown_make,))(call)
+        return self.link(nxt, (_UNKNOWN,))(call)
 
 
-async def _of_unknown_make(call: Call, nxt: Next[T], /) -> T:
-    """What stands for `nxt` where nobody says of which policies it is made."""
-    return await nxt(call)
+_UNKNOWN: Any = object()
+"""What stands for the policies below where nobody says which they are: it is none of ours."""
 
 
 def has_foreign(policies: Sequence[Policy]) -> bool:
     """Whether one of them is not the library's own: it may wait for something that no deadline of ours reaches."""
     return any(not isinstance(policy, OwnPolicy) for policy in policies)
+
+
+def of_kind(kind: Callable[[object], bool], fn: object) -> bool:
+    """Whether `fn` is a function of this kind (`inspect.iscoroutinefunction`), or an object whose `__call__` is one."""
+    return kind(fn) or kind(getattr(fn, "__call__", None))  # noqa: B004 - looked at, not called
 
 
 def refuse(call: Call, rejection: Rejected) -> Rejected:

@@ -12,7 +12,7 @@ from resilient.call import Call, End, Next, Policy
 from resilient.context import current_runtime
 from resilient.errors import CircuitOpen
 from resilient.events import CircuitClosed, CircuitHalfOpened, CircuitIsolated, CircuitOpened, Event, send_event
-from resilient.machines.circuit import Circuit, CircuitState, Judgement, Permit, Transition
+from resilient.machines.circuit import GOOD, Circuit, CircuitState, Judgement, Permit, Transition
 from resilient.policies.base import Holder, Role, refuse
 from resilient.policies.listening import LISTENED, Listeners
 from resilient.runtime import Runtime
@@ -143,7 +143,7 @@ class CircuitBreaker(Holder):
         """Admit a call and settle it around `nxt`."""
         if self._listeners is not None or self.slow_call is not None:
             return Holder.link(self, nxt, below)
-        machine, settle, around = self._machine, self._settle, self.around
+        machine, times, settle, around = self._machine, self._machine.times, self._settle, self.around
         acquire, release = self._lock.acquire, self._lock.release
 
         async def layer(call: Call) -> Any:
@@ -164,7 +164,11 @@ class CircuitBreaker(Holder):
             now = call.runtime.now()
             acquire()  # by name: `with` costs half as much again
             try:
-                machine.succeed(permit, now)
+                if times is not None and now < times.edge and permit is machine.closed:
+                    machine.row = 0  # what `succeed` does, in this frame: it is every call's path
+                    times.counts[GOOD] += 1
+                else:
+                    machine.succeed(permit, now)
             finally:
                 release()
             return result

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, final
+from typing import Any, ClassVar, cast, final
 
 import anyio
 from anyio.abc import TaskGroup
@@ -67,44 +67,48 @@ class Hedge(OwnPolicy):
 class _Race:
     """The attempts of one call that run at the same time."""
 
-    __slots__ = ("call", "ended", "hedge", "lost", "nxt", "tasks", "won")
+    __slots__ = ("call", "ended", "hedge", "nxt", "quiet")
 
     def __init__(self, hedge: Hedge, call: Call, nxt: Next[Any]) -> None:
         self.hedge = hedge
         self.call = call
         self.nxt = nxt
-        self.ended = anyio.Event()
-        self.won: Outcome | None = None
-        self.lost: list[tuple[Call, Outcome]] = []
+        self.quiet = anyio.Event()
+        """An attempt has ended: no more are started."""
+        self.ended: list[tuple[Call, Outcome]] = []
 
     async def run(self) -> Any:
+        try:
+            taken = await self._race()
+            await self._discard_all_but(taken)
+        except BaseException:  # nobody is left to take a result
+            await self._discard_all_but(None)
+            raise
+        if taken.error is not None:
+            raise taken.error
+        return taken.result
+
+    async def _race(self) -> Outcome:
+        """The first success; without one, an attempt that may have had an effect."""
         try:
             async with anyio.create_task_group() as tasks:
                 await self._start_attempts(tasks)
         except BaseExceptionGroup as group:
             # Attempts keep their Exceptions to themselves: what escapes is an interpreter that is going down.
             raise _leaf(group) from None
-        if self.won is not None:
-            for attempt, outcome in self.lost:
-                await self._discard(attempt, outcome)
-            return self.won.result
-        last = next((loser for loser in self.lost if loser[1].verdict.unknown), self.lost[-1])
-        for loser in self.lost:
-            if loser is not last:
-                await self._discard(*loser)
-        _, outcome = last
-        if outcome.error is not None:
-            raise outcome.error
-        return outcome.result
+        outcomes = [outcome for _, outcome in self.ended]
+        good = (outcome for outcome in outcomes if outcome.verdict.good)
+        unknown = (outcome for outcome in outcomes if outcome.verdict.unknown)
+        return next(good, None) or next(unknown, None) or outcomes[-1]
 
     async def _start_attempts(self, tasks: TaskGroup) -> None:
         call = self.call
         tasks.start_soon(self._attempt, call.evolve(attempt=call.attempt), tasks)
         for extra in range(1, self.hedge.max_hedges + 1):
             with anyio.move_on_after(self.hedge.delay):
-                await self.ended.wait()
+                await self.quiet.wait()
             now = call.runtime.now()
-            if self.ended.is_set() or _spent(call) or (call.budget is not None and not call.budget.withdraw(now)):
+            if self.quiet.is_set() or _spent(call) or (call.budget is not None and not call.budget.withdraw(now)):
                 return
             if call.runtime.emit is not None:
                 send_event(call.runtime.emit, HedgeStarted(at=now, name=call.name, attempt=call.attempt + extra))
@@ -115,19 +119,26 @@ class _Race:
         result: Any = None
         try:
             result = await self.nxt(attempt)
-        except Exception as caught:
+        except Exception as caught:  # noqa: BLE001 - it is judged like any outcome
             error = caught
+        except BaseException as over:
+            attempt.finish(over, upto=self.call)
+            raise
         classify = attempt.classify
         outcome = classify.judge_result(result) if error is None else classify.judge_error(error)
-        if self.won is None and outcome.verdict.good:
-            self.won = outcome
+        self.ended.append((attempt, outcome))
+        if outcome.verdict.good:
             tasks.cancel_scope.cancel()
-        else:
-            self.lost.append((attempt, outcome))
-        self.ended.set()
+        self.quiet.set()
+
+    async def _discard_all_but(self, taken: Outcome | None) -> None:
+        for ended in self.ended.copy():
+            if taken is None or taken.error is not None or ended[1] is not taken:
+                self.ended.remove(ended)
+                await self._discard(*ended)
 
     async def _discard(self, attempt: Call, outcome: Outcome) -> None:
-        """Close what a loser left behind, whatever becomes of the caller meanwhile."""
+        """Close what an attempt left behind, whatever becomes of the caller meanwhile."""
         try:
             if outcome.error is None:
                 with anyio.move_on_after(_CLOSING, shield=True):
@@ -142,7 +153,7 @@ def _spent(call: Call) -> bool:
 
 
 def _leaf(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    error: BaseException = group
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return error
+    """What is no cancellation in the group, or else the first of them."""
+    serious = group.split(anyio.get_cancelled_exc_class())[1] or group
+    first = serious.exceptions[0]
+    return _leaf(cast("BaseExceptionGroup[BaseException]", first)) if isinstance(first, BaseExceptionGroup) else first

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, final
 
 from resilient.call import Call, Next, Policy
+from resilient.context import Options
 from resilient.policies.base import OwnPolicy, Role
 
 __all__ = ["Honoured"]
@@ -29,7 +30,8 @@ class Honoured(OwnPolicy):
         processed as new.
     `keys`
         Makes the key from the call, such as one derived from an order number, so that a restarted process
-        makes the same. The default is the runtime's `new_id`, a random UUID.
+        makes the same. The default is the runtime's `new_id`, a random UUID. A call whose key no header could
+        carry fails with `ValueError`, before anything is sent.
 
     Raises `ValueError` unless `window` is finite and positive.
     """
@@ -53,8 +55,13 @@ class Honoured(OwnPolicy):
             forgotten = call.runtime.now() + self.window
             keyed = call if call.deadline is not None and call.deadline < forgotten else call.evolve(deadline=forgotten)
             if keyed.idempotency_key is None:
-                keyed.idempotency_key = call.runtime.new_id() if self.keys is None else self.keys(call)
+                keyed.idempotency_key = call.runtime.new_id() if self.keys is None else _checked(self.keys(call))
             keyed.repeatable = True
             return await nxt(keyed)
 
         return layer
+
+
+def _checked(key: str) -> str:
+    Options(idempotency_key=key)  # it raises for what is no key; here, and not at the instance that is sent to
+    return key

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias, final
+from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias, cast, final
 
 from resilient.budget import RetryBudget
 from resilient.call import Call, Next, Policy
@@ -13,7 +13,7 @@ from resilient.errors import OutcomeUnknown
 from resilient.events import RetriesExhausted, RetryScheduled, send_event
 from resilient.machines.backoff import Backoff
 from resilient.policies.base import OwnPolicy, Role
-from resilient.policies.tenacious import Tenacious, is_tenacious
+from resilient.policies.tenacious import Tenacious, is_tenacious, judges_results
 from resilient.verdict import Effect, Outcome, Repeat, Verdict
 from resilient.waiting import pause
 
@@ -25,12 +25,14 @@ if TYPE_CHECKING:
 
 __all__ = ["Backoff", "On", "Retry", "RetryBudget"]
 
-On: TypeAlias = "type[Exception] | tuple[type[Exception], ...] | Callable[[Any], bool] | retry_base"
+On: TypeAlias = "type[Exception] | tuple[type[Exception], ...] | Callable[[Any], bool | Awaitable[bool]] | retry_base"
 
 _ATTEMPTS = 3
 _HINT_CAP = 60.0
 _HINT_JITTER = 0.1
-_EXHAUSTED = "__resilient_exhausted__"
+_MARK = "__resilient_given_up__"
+_NOT_AGAIN = "resilient: not tried again: "
+_NO_EFFECT = "resilient: a later attempt had no effect: "
 
 
 @final
@@ -44,12 +46,14 @@ class Retry(OwnPolicy):
     are.
 
     `attempts`
-        3, the first one included. More seldom helps: what failed three times is down, not unlucky.
+        3, the first one included. More seldom helps: what failed three times is down, not unlucky. With 1 this policy
+        does nothing.
     `on`
         What to retry instead of what the verdict says: exception types, a predicate that gets the exception or the
-        result, or a `retry_*` of tenacity. For functions, naming an exception declares that the function may
-        run again after it; an HTTP call stays as repeatable as its method or key makes it. Note that `OSError`
-        includes `TimeoutError`, and with it an attempt that ran out of time.
+        result (of a stream only the exception), or a `retry_*` of tenacity. For functions, naming an exception
+        declares that the function may run again after it, unless `options(idempotent=False)` says no; an HTTP
+        call stays as repeatable as its method or key makes it. Note that `OSError` includes `TimeoutError`, and
+        with it an attempt that ran out of time.
     `backoff`
         The wait between attempts: a `Backoff` (full jitter, 50 ms doubling up to 5 s), or a `wait_*` of
         tenacity. What the far side asks for (`Retry-After`) is a lower bound, jittered by up to 10 % and
@@ -57,7 +61,8 @@ class Retry(OwnPolicy):
     `stop`
         A `stop_*` of tenacity, or any function of its state. It replaces `attempts` unless both are given.
     `budget`
-        Bounds the extra attempts of all calls together; see `RetryBudget`. None removes the bound.
+        Bounds the extra attempts of all calls together; see `RetryBudget`. None removes the bound. Where the
+        call has a budget already (that of its `Service`, or of a `Retry` outside of this one), that one counts.
     `before_sleep`
         A callback of tenacity, called before each wait with its state.
 
@@ -84,17 +89,17 @@ class Retry(OwnPolicy):
             object.__setattr__(self, "attempts", _ATTEMPTS)
         if self.attempts is not None and self.attempts < 1:
             raise ValueError(f"attempts={self.attempts!r}: how often a call is made, at least 1")
-        types = self._types()
-        if types is not None and not all(isinstance(t, type) and issubclass(t, Exception) for t in types):
+        types = _types_of(self.on)
+        if types is not None and not all(isinstance(kind, type) and issubclass(kind, Exception) for kind in types):
             raise TypeError(
                 f"on={self.on!r}: types of Exception (never of BaseException: a cancellation is not retried)"
             )
         if self.on is not None and types is None and not callable(self.on):
             raise TypeError(f"on={self.on!r}: exception types, a predicate, or a retry_* of tenacity")
-        if not isinstance(self.backoff, Backoff) and not callable(self.backoff):
+        if not isinstance(self.backoff, Backoff) and not _is_function(self.backoff):
             raise TypeError(f"backoff={self.backoff!r}: a Backoff, or a wait_* of tenacity")
         for name, value in (("stop", self.stop), ("before_sleep", self.before_sleep)):
-            if value is not None and not callable(value):
+            if value is not None and not _is_function(value):
                 raise TypeError(f"{name}={value!r}: a function of tenacity's state")
 
     @classmethod
@@ -113,11 +118,6 @@ class Retry(OwnPolicy):
             budget=RetryBudget() if budget is None else budget,
         )
 
-    def _types(self) -> tuple[type, ...] | None:
-        if isinstance(self.on, type):
-            return (self.on,)
-        return self.on if isinstance(self.on, tuple) else None
-
     def link(self, nxt: Next[Any], below: Sequence[Policy]) -> Next[Any]:
         """Repeat `nxt`."""
         del below
@@ -131,20 +131,41 @@ class Retry(OwnPolicy):
                 call.budget = budget
                 deposit(started)
             # The first attempt of what is no stream is the call itself.
-            attempt = call if call.ends is None else call.evolve(attempt=1)
+            attempt = call if call.ends is None else call.evolve(attempt=call.attempt)
             error: Exception | None = None
             result: Any = None
             try:
                 result = await nxt(attempt)
-            except Exception as caught:
+            except Exception as caught:  # noqa: BLE001 - it is judged, and raised again unless a later attempt is good
                 error = caught
-            if error is None and not rules.judges_results:
+            except BaseException as over:
+                attempt.finish(over, upto=call)
+                raise
+            if error is None:
                 judge = call.classify.result
-                if judge is None or judge(result).repeat is Repeat.NO:
+                # What a function streams is no result that could be judged.
+                if judge is None and (not rules.judges_results or call.ends is not None):
                     return result
-            return await _Series(rules, call, nxt, started).go_on(attempt, result, error)
+                if judge is not None and not rules.judges_results and judge(result).repeat is Repeat.NO:
+                    return result
+            outcome = await _Series(rules, call, nxt, started).go_on(attempt, result, error)
+            if outcome.error is None:
+                return outcome.result
+            try:
+                raise outcome.error
+            finally:
+                del error, outcome  # this frame is in its traceback: the two would keep each other alive
 
         return layer
+
+
+def _is_function(value: object) -> bool:
+    return callable(value) and not isinstance(value, type)  # `wait_fixed` is no strategy, `wait_fixed(1)` is
+
+
+def _types_of(on: object) -> tuple[type[Exception], ...] | None:
+    types = (on,) if isinstance(on, type) else on
+    return cast("tuple[type[Exception], ...]", types) if isinstance(types, tuple) else None
 
 
 @final
@@ -155,49 +176,42 @@ class _Rules:
         "attempts",
         "backoff",
         "before_sleep",
+        "consults_tenacity",
         "judges_results",
         "predicate",
-        "retry",
         "stop",
         "tenacious",
         "types",
     )
 
     def __init__(self, retry: Retry) -> None:
-        self.retry = retry
-        self.types = retry._types()  # noqa: SLF001 - the rules are the other half of the policy
+        self.types = _types_of(retry.on)
         on = retry.on if self.types is None else None
         self.tenacious: Any = on if is_tenacious(on) else None
         self.predicate: Any = on if self.tenacious is None else None
-        self.judges_results = on is not None
+        self.judges_results = on is not None and judges_results(on)
         self.attempts = retry.attempts
-        self.stop = retry.stop
-        self.backoff = retry.backoff
-        self.before_sleep = retry.before_sleep
+        self.backoff: Any = retry.backoff
+        self.stop: Any = retry.stop
+        self.before_sleep: Any = retry.before_sleep
+        told = (self.tenacious, self.stop, self.before_sleep)
+        self.consults_tenacity = any(told) or not isinstance(self.backoff, Backoff)
 
-    @property
-    def consults_tenacity(self) -> bool:
-        return not (
-            self.tenacious is None
-            and self.stop is None
-            and self.before_sleep is None
-            and isinstance(self.backoff, Backoff)
-        )
-
-    async def wants(self, call: Call, outcome: Outcome, state: Tenacious | None, started: float) -> bool:
+    async def wants(self, call: Call, outcome: Outcome, state: Tenacious | None) -> bool:
         """Whether this outcome is to be tried again, were there time and room."""
-        verdict = outcome.verdict
-        if verdict is Verdict.LOCAL or verdict is Verdict.CANCELLED or _exhausted_since(outcome.error, started):
+        verdict, error = outcome.verdict, outcome.error
+        if self.attempts == 1 or verdict is Verdict.LOCAL or verdict is Verdict.CANCELLED:
             return False
-        if self.types is not None and outcome.error is not None:
-            wanted = isinstance(outcome.error, self.types)
+        if self.types is not None and error is not None:
+            wanted = isinstance(error, self.types)
         elif self.predicate is not None:
-            wanted = bool(self.predicate(outcome.result if outcome.error is None else outcome.error))
+            wanted = await _value(self.predicate(outcome.result if error is None else error))
         elif self.tenacious is not None:
-            wanted = bool(await _value(self.tenacious(state)))
+            wanted = await _value(self.tenacious(state))
         else:
-            return verdict.repeat is Repeat.ALWAYS or (verdict.repeat is Repeat.IF_REPEATABLE and call.repeatable)
-        return wanted and (call.classify.on_declares or call.repeatable or verdict.effect is Effect.NONE)
+            return verdict.repeat is Repeat.ALWAYS or (verdict.repeat is Repeat.IF_REPEATABLE and bool(call.repeatable))
+        declared = call.classify.on_declares and call.repeatable is not False
+        return bool(wanted) and (declared or bool(call.repeatable) or verdict.effect is Effect.NONE)
 
     async def delay(self, call: Call, attempt: int, outcome: Outcome, state: Tenacious | None) -> float:
         """Seconds to wait: our own choice, or the far side's if that is longer."""
@@ -205,7 +219,7 @@ class _Rules:
         if isinstance(self.backoff, Backoff):
             delay = self.backoff.delay(attempt, random)
         else:
-            delay = float(await _value(self.backoff(state)))  # type: ignore[arg-type]  # tenacity's shape, not its type
+            delay = max(0.0, float(await _value(self.backoff(state))))
         hint = outcome.retry_after
         if hint is not None and hint > 0:
             delay = max(delay, min(hint, _HINT_CAP) * (1.0 + _HINT_JITTER * random()))
@@ -216,63 +230,70 @@ class _Rules:
 class _Series:
     """The attempts of one call, from the first that was not simply good."""
 
-    __slots__ = ("call", "idle", "nxt", "rules", "started", "worst")
+    __slots__ = ("call", "made", "nxt", "rules", "state", "worst")
 
     def __init__(self, rules: _Rules, call: Call, nxt: Next[Any], started: float) -> None:
         self.rules = rules
         self.call = call
         self.nxt = nxt
-        self.started = started
-        self.idle = 0.0
+        self.made = 1
+        self.state = Tenacious(call, started) if rules.consults_tenacity else None
         self.worst: Outcome | None = None
 
-    async def go_on(self, attempt: Call, result: Any, error: Exception | None) -> Any:
-        """Judge the attempt, and make others until one is good or there is a reason to stop."""
+    async def go_on(self, attempt: Call, result: Any, error: Exception | None) -> Outcome:
+        """Judge the attempt, and make others until one is good or there is a reason to stop; tell what surfaces."""
         call, rules = self.call, self.rules
-        attempt_started = self.started
-        while True:
-            outcome = call.classify.judge_result(result) if error is None else call.classify.judge_error(error)
-            now = call.runtime.now()
-            state = Tenacious(self, attempt.attempt, outcome, now) if rules.consults_tenacity else None
-            if not await rules.wants(call, outcome, state, attempt_started):
-                return self._surface(outcome, None)
-            delay = await rules.delay(call, attempt.attempt, outcome, state)
-            reason = await self._reason_to_stop(attempt.attempt, delay, now, state)
-            if reason is not None:
-                return self._surface(outcome, reason, attempt.attempt)
-            await self._wait(attempt, outcome, delay, state)
-            attempt = call.evolve(attempt=attempt.attempt + 1)
-            attempt_started = call.runtime.now()
-            error = result = None
-            try:
-                result = await self.nxt(attempt)
-            except Exception as caught:
-                error = caught
+        outcome: Outcome | None = None
+        try:
+            while True:
+                outcome = call.classify.judge_result(result) if error is None else call.classify.judge_error(error)
+                now = call.runtime.now()
+                if self.state is not None:
+                    self.state.attempted(self.made, outcome, now)
+                if _given_up_inside(outcome.error, attempt) or not await rules.wants(call, outcome, self.state):
+                    return await self._surface(attempt, outcome, None)
+                delay = await rules.delay(call, self.made, outcome, self.state)
+                reason = await self._reason_to_stop(delay, now)
+                if reason is not None:
+                    return await self._surface(attempt, outcome, reason)
+                await self._leave(attempt, outcome, delay)
+                self.made += 1
+                attempt = call.evolve(attempt=attempt.attempt + 1)
+                error = result = None
+                try:
+                    result = await self.nxt(attempt)
+                except Exception as caught:  # noqa: BLE001 - likewise
+                    error = caught
+        except BaseException as over:
+            attempt.finish(over, upto=call)
+            raise
+        finally:
+            # What surfaces has this frame in its traceback: the two would keep each other alive.
+            self.worst = self.state = outcome = error = None
 
-    async def _reason_to_stop(self, attempt: int, delay: float, now: float, state: Tenacious | None) -> str | None:
-        call, rules = self.call, self.rules
-        if state is not None:
-            state.upcoming_sleep = delay
-        if rules.attempts is not None and attempt >= rules.attempts:
-            return f"all {attempt} attempts were made"
-        if rules.stop is not None and await _value(rules.stop(state)):  # type: ignore[arg-type]  # tenacity's shape, not its type
-            return f"told to stop after attempt {attempt}"
+    async def _reason_to_stop(self, delay: float, now: float) -> str | None:
+        call, rules, made = self.call, self.rules, self.made
+        if self.state is not None:
+            self.state.upcoming_sleep = delay
+        if rules.attempts is not None and made >= rules.attempts:
+            return f"all {made} attempts were made"
+        if rules.stop is not None and await _value(rules.stop(self.state)):
+            return f"told to stop after attempt {made}"
         if call.classify.spent is not None and (spent := call.classify.spent(call.request)) is not None:
-            return f"after attempt {attempt}, because {spent}"
+            return f"after attempt {made}, because {spent}"
         if call.deadline is not None and now + delay >= call.deadline:
-            return f"after attempt {attempt} the deadline left no time for another"
+            return f"after attempt {made} the deadline left no time for another"
         if call.budget is not None and not call.budget.withdraw(now):
-            return f"after attempt {attempt} the retry budget was empty"
+            return f"after attempt {made} the retry budget was empty"
         return None
 
-    async def _wait(self, attempt: Call, outcome: Outcome, delay: float, state: Tenacious | None) -> None:
+    async def _leave(self, attempt: Call, outcome: Outcome, delay: float) -> None:
         """Leave the attempt behind, and let the delay pass."""
-        call = self.call
+        call, state = self.call, self.state
         returnable = outcome.error is not None or await call.classify.discard(outcome.result)
         attempt.finish(outcome.error, upto=call)
         if outcome.verdict.unknown:
-            lost = OutcomeUnknown(f"{call.name}: attempt {attempt.attempt} may have run, and its answer was given up")
-            self.worst = outcome if returnable else Outcome(None, lost, outcome.verdict)
+            self.worst = outcome if returnable else Outcome(None, _given_up(attempt), outcome.verdict)
         emit = call.runtime.emit
         if emit is not None:
             reason = outcome.verdict.name.lower() if outcome.error is None else repr(outcome.error)
@@ -280,27 +301,31 @@ class _Series:
             send_event(emit, RetryScheduled(at=at, name=call.name, attempt=attempt.attempt, delay=delay, reason=reason))
         if state is not None and self.rules.before_sleep is not None:
             state.announce(delay)
-            await _value(self.rules.before_sleep(state))  # type: ignore[arg-type]  # tenacity's shape, not its type
+            await _value(self.rules.before_sleep(state))
         await pause(call, delay)
-        self.idle += delay
+        if state is not None:
+            state.idle_for += delay
 
-    def _surface(self, outcome: Outcome, reason: str | None, attempts: int = 0) -> Any:
-        """Return or raise what the caller is to see."""
-        call = self.call
+    async def _surface(self, attempt: Call, outcome: Outcome, reason: str | None) -> Outcome:
+        """Choose what the caller is to see, and say in it why there was no other attempt."""
+        call, last, worst = self.call, outcome, self.worst
         if reason is not None and call.runtime.emit is not None:
-            event = RetriesExhausted(at=call.runtime.now(), name=call.name, attempt=attempts, reason=reason)
+            event = RetriesExhausted(at=call.runtime.now(), name=call.name, attempt=attempt.attempt, reason=reason)
             send_event(call.runtime.emit, event)
-        if self.worst is not None and outcome.verdict.effect is Effect.NONE:
-            if outcome.error is not None and self.worst.error is not None:
-                self.worst.error.add_note(f"resilient: a later attempt had no effect: {outcome.error!r}")
-            outcome = self.worst
-        if outcome.error is None:
-            return outcome.result
-        if reason is not None:
-            outcome.error.add_note(f"resilient: not tried again: {reason}")
-        if reason is not None or self.worst is not None:
-            setattr(outcome.error, _EXHAUSTED, call.runtime.now())
-        raise outcome.error
+        if worst is not None and last.verdict.effect is Effect.NONE:
+            outcome = worst
+            if last.error is None:
+                await call.classify.discard(last.result)
+            elif worst.error is not None:
+                _note(worst.error, _NO_EFFECT, repr(last.error))
+        if outcome is not last or last.error is not None:
+            attempt.finish(last.error, upto=call)
+        if outcome.error is not None:
+            if reason is not None:
+                _note(outcome.error, _NOT_AGAIN, reason)
+            if reason is not None or outcome is not last:
+                vars(outcome.error)[_MARK] = _Mark(call)
+        return outcome
 
 
 async def _value(answer: Any) -> Any:
@@ -308,7 +333,36 @@ async def _value(answer: Any) -> Any:
     return await answer if inspect.isawaitable(answer) else answer
 
 
-def _exhausted_since(error: BaseException | None, started: float) -> bool:
-    """Whether another retry already gave this error up during the attempt that began at `started`."""
-    when: float | None = getattr(error, _EXHAUSTED, None)
-    return when is not None and when >= started
+def _given_up(attempt: Call) -> OutcomeUnknown:
+    return OutcomeUnknown(f"{attempt.name}: attempt {attempt.attempt} may have run, and its answer was given up")
+
+
+# Notes and marks go past `__setattr__`: an exception may be a frozen dataclass.
+
+
+def _note(error: BaseException, kind: str, text: str) -> None:
+    """Add a note, in the place of an earlier one of its kind: an exception may be one object, raised for ever."""
+    others = [note for note in getattr(error, "__notes__", ()) if not note.startswith(kind)]
+    vars(error)["__notes__"] = [*others, kind + text]
+
+
+@final
+class _Mark:
+    """Says on an exception that a retry gave it up: the one around `call`."""
+
+    __slots__ = ("call",)
+
+    def __init__(self, call: Call | None = None) -> None:
+        self.call = call
+
+    def __reduce__(self) -> tuple[type[_Mark], tuple[()]]:
+        return _Mark, ()  # an exception may be pickled, a call not; and in another process it says nothing
+
+
+def _given_up_inside(error: BaseException | None, attempt: Call) -> bool:
+    """Whether a retry inside of this attempt has given the error up already."""
+    mark: _Mark | None = getattr(error, _MARK, None)
+    call = None if mark is None else mark.call
+    while call is not None and call is not attempt:
+        call = call.parent or call.ambient.call
+    return call is not None

@@ -31,13 +31,22 @@ class Diary(Holder):
 
     def __init__(self, *, wait: float = 0.0) -> None:
         self.entries: list[str] = []
+        self.admitted = 0
+        self.order: list[int] = []
         self.wait = wait
 
     async def hold(self, call: Call) -> End:
         if self.wait:
             await anyio.sleep(self.wait)
         self.entries.append(f"in: {call.name}")
-        return lambda error: self.entries.append(f"out: {error!r}")
+        self.admitted += 1
+        number = self.admitted
+
+        def settle(error: BaseException | None) -> None:
+            self.entries.append(f"out: {error!r}")
+            self.order.append(number)
+
+        return settle
 
 
 def test_a_block_is_admitted_like_a_call_and_judged_by_what_leaves_it(backend):
@@ -102,6 +111,29 @@ def test_blocks_of_one_object_are_told_apart_by_the_task_they_run_in(backend):
 
     virtual_time.run(main, backend=backend)
     assert diary.entries.count("out: None") == 10
+
+
+def test_of_nested_blocks_of_one_object_the_inner_one_ends_first(backend):
+    diary = Diary()
+
+    async def main():
+        async with diary, Bulkhead(1), diary:
+            async with diary:
+                pass
+            assert diary.order == [3]
+
+    virtual_time.run(main, backend=backend)
+    assert diary.order == [3, 2, 1]
+
+
+def test_blocks_may_be_left_in_any_order():
+    first, second = Bulkhead(1), Bulkhead(1)
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    assert (first.in_flight, second.in_flight) == (0, 1)
+    second.__exit__(None, None, None)
+    assert second.in_flight == 0
 
 
 def test_a_task_that_was_started_in_a_block_has_blocks_of_its_own(backend):

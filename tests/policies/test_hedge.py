@@ -17,7 +17,7 @@ from resilient.pipeline import Pipeline
 from resilient.policies.base import OwnPolicy
 from resilient.policies.bulkhead import Bulkhead
 from resilient.policies.circuit_breaker import CircuitBreaker
-from resilient.policies.hedge import Hedge
+from resilient.policies.hedge import Hedge, _leaf
 from resilient.policies.honoured import Honoured
 from resilient.policies.retry import Backoff, Retry, RetryBudget
 from resilient.policies.timeout import Timeout
@@ -103,6 +103,7 @@ def test_what_fails_before_the_delay_is_left_to_retry(backend):
 def test_only_repeatable_calls_are_hedged(backend):
     server = Server((10.0, "first"))
     assert run(server, Hedge(1.0), backend=backend, idempotent=False) == ("first", 10.0)
+    assert server.began == [0.0]
 
 
 def test_as_many_as_allowed_each_after_another_delay(backend):
@@ -145,6 +146,7 @@ def test_hedges_are_paid_from_the_budget_of_the_retries(backend):
     empty = RetryBudget(ratio=0.0, floor=0.0)
     server = Server((3.0, "first"))
     assert run(server, Retry(budget=empty), Hedge(1.0), backend=backend) == ("first", 3.0)
+    assert server.began == [0.0]
     one = RetryBudget(ratio=1.0, floor=0.0)
     server = Server((2.0, KeyError()), (2.0, KeyError()))
     outcome, _ = run(server, Retry(budget=one, backoff=Backoff(base=0)), Hedge(1.0), backend=backend)
@@ -278,10 +280,22 @@ def test_an_interpreter_that_goes_down_is_not_hidden_in_a_group(backend):
         virtual_time.run(main, backend=backend)
 
 
+def test_of_a_group_with_a_cancellation_it_is_the_rest_that_counts(backend):
+    async def main():
+        cancelled = [anyio.get_cancelled_exc_class()()] if backend == "asyncio" else []
+        inner = BaseExceptionGroup("inner", [*cancelled, SystemExit(3)])
+        assert isinstance(_leaf(BaseExceptionGroup("outer", [*cancelled, inner])), SystemExit)
+        if cancelled:
+            assert _leaf(BaseExceptionGroup("outer", cancelled)) is cancelled[0]
+
+    virtual_time.run(main, backend=backend)
+
+
 def test_a_request_that_can_be_sent_only_once_is_not_hedged(backend):
     once = Classifier(error=classify_function.error, spent=lambda request: "its body was read")
     server = Server((3.0, "first"))
     assert run(server, Hedge(1.0), backend=backend, classify=once) == ("first", 3.0)
+    assert server.began == [0.0]
 
 
 def test_each_second_attempt_is_an_event(backend):

@@ -14,6 +14,7 @@ from typing import Any
 import anyio
 import anyio.lowlevel
 import pytest
+import tenacity
 
 from resilient.call import Call, Next
 from resilient.context import current_call, current_runtime, options, serving, use_runtime
@@ -31,6 +32,7 @@ from resilient.policies.retry import Backoff, Retry, RetryBudget
 from resilient.policies.timeout import Timeout
 from resilient.testing import virtual_time
 from resilient.verdict import Classifier, Verdict, classify_function
+from resilient.waiting import drive
 
 AT_ONCE = Backoff(base=0)
 
@@ -441,6 +443,25 @@ def test_a_result_of_no_effect_gives_way_to_the_ambiguous_one_and_is_closed():
     assert (first.closed, last.closed) == (1, 1)
 
 
+def test_an_error_of_no_effect_gives_way_to_the_ambiguous_result():
+    first = Opened(Verdict.FAILED)
+    answers = iter([first])
+
+    def answer() -> Opened:
+        for opened in answers:
+            return opened
+        raise ConnectionRefusedError
+
+    with options(idempotent=True):
+        assert Pipeline(Retry(attempts=2, backoff=AT_ONCE), classify=JUDGING).call(answer) is first
+
+
+def test_a_good_result_is_returned_as_it_is():
+    first = Opened(Verdict.OK)
+    assert outcome_of(first, Opened(Verdict.OK)) is first
+    assert first.closed == 0
+
+
 def test_an_ambiguous_result_that_is_gone_surfaces_as_outcome_unknown():
     first, last = Opened(Verdict.FAILED, readable=False), Opened(Verdict.REFUSED)
     with pytest.raises(OutcomeUnknown, match=r"attempt 1 may have run, and its answer was given up"):
@@ -470,6 +491,33 @@ def test_an_outer_retry_does_not_multiply_an_exhausted_error(backend):
     virtual_time.run(main, backend=backend)
 
 
+def test_an_outer_retry_finds_the_mark_across_the_children_of_its_attempt():
+    """A timeout around a foreign policy makes a child of the call."""
+
+    async def foreign(call: Call, nxt: Next[Any]) -> Any:
+        return await nxt(call)
+
+    work, retry = many(KeyError), Retry(on=KeyError, backoff=AT_ONCE)
+    with pytest.raises(KeyError):
+        Pipeline(Retry(on=KeyError, backoff=AT_ONCE), Timeout(9.0), foreign, retry).call(work.now)
+    assert len(work.times) == 3
+
+
+def test_an_ambiguous_error_that_outlived_a_retry_is_not_for_an_outer_one_to_repeat():
+    """It surfaces instead of the `CircuitOpen` that ended the inner series, and was tried twice already."""
+    work = many(ConnectionResetError)
+    series: list[Call] = []
+
+    async def count(call: Call, nxt: Next[Any]) -> Any:
+        series.append(call)
+        return await nxt(call)
+
+    outer, inner = Retry(on=OSError, backoff=AT_ONCE), Retry(on=OSError, backoff=AT_ONCE)
+    with pytest.raises(ConnectionResetError):
+        Pipeline(outer, count, inner, CircuitBreaker(minimum_calls=2)).call(work.now)
+    assert (len(series), len(work.times)) == (1, 2)
+
+
 def test_an_error_that_the_inner_retry_never_repeated_is_the_outer_ones_to_repeat():
     work = many(KeyError)
     with pytest.raises(KeyError):
@@ -492,6 +540,26 @@ def test_the_inner_of_two_retries_has_all_its_attempts_in_each_attempt_of_the_ou
     stack = Pipeline(Retry(on=OSError, backoff=AT_ONCE), Retry(on=KeyError, backoff=AT_ONCE))
     assert stack.call(work) == "answer"
     assert numbers == [1, 2, 3, 2, 3, 4]
+
+
+def test_the_attempts_of_a_stream_are_numbered_alike(backend):
+    numbers: list[int] = []
+    errors = [KeyError(), OSError(), KeyError()]
+
+    async def work() -> AsyncIterator[str]:
+        call = current_call()
+        assert call is not None
+        numbers.append(call.attempt)
+        if errors:
+            raise errors.pop(0)
+        yield "item"
+
+    async def main():
+        stack = Pipeline(Retry(on=OSError, backoff=AT_ONCE), Retry(on=KeyError, backoff=AT_ONCE))
+        assert [item async for item in stack(work)()] == ["item"]
+
+    virtual_time.run(main, backend=backend)
+    assert numbers == [1, 2, 2, 3]
 
 
 def test_a_singleton_exception_that_is_raised_again_later_is_retried_afresh():
@@ -642,6 +710,27 @@ def test_an_attempt_that_is_cancelled_after_it_was_answered_is_settled(backend, 
     assert "Cancelled" in settled[-1]
 
 
+@pytest.mark.parametrize("errors", [[ConnectionRefusedError] * 3, [KeyError]])
+def test_an_attempt_that_fails_after_it_was_answered_is_settled_when_its_error_surfaces(errors):
+    settled: list[str] = []
+
+    async def fails_afterwards(call: Call, nxt: Next[Any]) -> Any:
+        await nxt(call)
+        assert call.ends is not None
+        call.ends.append(lambda error: settled.append(type(error).__name__))
+        raise errors[call.attempt - 1]
+
+    async def answer(call: Call) -> str:
+        return "answer"
+
+    pipeline = Pipeline(Retry(backoff=AT_ONCE), fails_afterwards)
+    call = pipeline.begin("GET", answer, None)
+    call.ends, call.blocking = [], True
+    with pytest.raises(errors[-1]):
+        drive(pipeline.chain(call))
+    assert settled == [error.__name__ for error in errors]
+
+
 def test_a_failure_that_is_repeated_costs_no_more_than_the_wait(backend):
     """In virtual time: nothing but the backoff passes."""
 
@@ -667,6 +756,9 @@ def test_a_failure_that_is_repeated_costs_no_more_than_the_wait(backend):
         ({"on": [KeyError]}, TypeError, "on=.*exception types, a predicate, or a retry_"),
         ({"on": 3}, TypeError, "on=3"),
         ({"backoff": 1.0}, TypeError, "backoff=1.0: a Backoff, or a wait_"),
+        ({"backoff": tenacity.wait_fixed}, TypeError, "backoff=<class .*: a Backoff, or a wait_"),
+        ({"stop": tenacity.stop_after_attempt}, TypeError, "stop=<class .*: a function of tenacity's state"),
+        ({"on": tenacity.retry_if_result}, TypeError, "on=<class .*types of Exception"),
         ({"stop": 3}, TypeError, "stop=3: a function of tenacity's state"),
         ({"before_sleep": "log"}, TypeError, "before_sleep='log'"),
     ],
