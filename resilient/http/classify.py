@@ -6,7 +6,7 @@ from typing import Any
 
 from resilient.context import current_runtime
 from resilient.errors import DeadlineExceeded, Rejected
-from resilient.http.body import AsyncBody, Body, SyncBody
+from resilient.http.body import Body, verdict_on_the_caller
 from resilient.http.hints import retry_after
 from resilient.http.package import package_of
 from resilient.verdict import Classifier, Verdict
@@ -23,21 +23,15 @@ _STATUS = {
 }
 
 
-def _judge_status(status: int) -> Verdict:
-    if status < 400:  # noqa: PLR2004 - the classes of RFC 9110, 15
-        return Verdict.OK
-    return _STATUS.get(status, Verdict.FAILED if status >= 500 else Verdict.ANSWERED)  # noqa: PLR2004 - likewise
-
-
 def _result(response: Any) -> Verdict:
     status: int = response.status_code
-    if status < 400:  # noqa: PLR2004 - likewise
+    if status < 400:  # noqa: PLR2004 - the classes of RFC 9110, 15
         return Verdict.OK
     if status == 409 and "retry-after" in response.headers:  # noqa: PLR2004 - likewise
         body = response.stream
         if isinstance(body, Body) and body.call.repeatable and body.call.idempotency_key is not None:
             return Verdict.PENDING
-    return _judge_status(status)
+    return _STATUS.get(status, Verdict.FAILED if status >= 500 else Verdict.ANSWERED)  # noqa: PLR2004 - likewise
 
 
 def _error(error: BaseException) -> Verdict:
@@ -45,6 +39,10 @@ def _error(error: BaseException) -> Verdict:
         return Verdict.CANCELLED
     if isinstance(error, Rejected) or (isinstance(error, DeadlineExceeded) and not error.sent):
         return Verdict.LOCAL
+    return verdict_on_the_caller(error) or _transport_error(error)
+
+
+def _transport_error(error: Exception) -> Verdict:
     try:
         package = package_of(error)
     except TypeError:
@@ -56,28 +54,32 @@ def _error(error: BaseException) -> Verdict:
     return Verdict.REFUSED if _refused_stream(error) else Verdict.FAILED
 
 
-def _refused_stream(error: BaseException) -> bool:
-    """Whether an HTTP/2 server refused the stream, by which it says that it did nothing (RFC 9113, 8.7)."""
-    cause: BaseException | None = error
-    while cause is not None:
-        if any(getattr(event, "error_code", None) == _REFUSED_STREAM for event in cause.args):
-            return True
-        cause = cause.__cause__ or cause.__context__
-    return False
+def _refused_stream(error: Exception) -> bool:
+    """Whether an HTTP/2 server refused the stream, by which it says that it did nothing (RFC 9113, 8.7).
+
+    httpcore's exception has the event, and httpx's has that one as its cause. What else was being handled at that
+    moment (its context) may be the refusal of another call.
+    """
+    events = [*error.args, *(error.__cause__.args if error.__cause__ is not None else ())]
+    return any(getattr(event, "error_code", None) == _REFUSED_STREAM for event in events)
 
 
 def _hint(ended: Any) -> float | None:
     """What a response asks to wait; of the exceptions, only our own can know."""
     if isinstance(ended, BaseException):
-        hint: float | None = getattr(ended, "retry_after", None)
-        return hint
-    return retry_after(ended.headers, current_runtime().wall()) if ended.status_code >= 400 else None  # noqa: PLR2004 - likewise
+        hint = getattr(ended, "retry_after", None)
+        return hint if isinstance(hint, int | float) else None
+    if ended.status_code < 400:  # noqa: PLR2004 - likewise
+        return None
+    body = ended.stream
+    runtime = body.call.runtime if isinstance(body, Body) else current_runtime()
+    return retry_after(ended.headers, runtime.wall())
 
 
 async def _discard(response: Any) -> bool:
     """Read what is small, so that the connection can be used again and the response can still be returned."""
     body = response.stream
-    return isinstance(body, AsyncBody | SyncBody) and await body.set_aside()
+    return isinstance(body, Body) and await body.set_aside()
 
 
 def _spent(request: Any) -> str | None:
@@ -89,7 +91,8 @@ def _spent(request: Any) -> str | None:
 classify_http = Classifier(error=_error, result=_result, hint=_hint, on_declares=False, discard=_discard, spent=_spent)
 """How HTTP is judged.
 
-408, 425 and 5xx are `FAILED`, but 503 `OVERLOADED`; 429 is `REFUSED`; 409 with Retry-After under an honoured key `PENDING`;
-any other 4xx `ANSWERED`. A failed connection is `UNREACHABLE`, a full pool `LOCAL`, an HTTP/2 stream that the server
-refused `REFUSED`, every other transport error `FAILED`.
+408, 425 and 5xx are `FAILED`, but 503 `OVERLOADED`; 429 is `REFUSED`; 409 with Retry-After under an honoured key
+`PENDING`; any other 4xx `ANSWERED`. A failed connection is `UNREACHABLE`, a full pool `LOCAL`, an HTTP/2 stream that
+the server refused `REFUSED`, every other transport error `FAILED`. Where the request's own body fails, nobody but the
+caller is to blame: `CANCELLED`.
 """

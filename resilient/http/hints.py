@@ -9,9 +9,9 @@ from email.utils import parsedate_to_datetime
 
 __all__ = ["retry_after"]
 
-_LEAST_REMAINING = re.compile(r";\s*r\s*=\s*0+\s*(?:;|$)")
-_RESET = re.compile(r";\s*t\s*=\s*(\d{1,9})\s*(?:;|$)")
-_SECONDS = re.compile(r"\d{1,9}")
+_USED_UP = re.compile(r";\s*r\s*=\s*0+\s*(?:;|$)")
+_RESET = re.compile(r";\s*t\s*=\s*(\d{1,9})\s*(?:;|$)", re.ASCII)
+_SECONDS = re.compile(r"\d{1,9}", re.ASCII)
 
 
 def retry_after(headers: Mapping[str, str], wall: float) -> float | None:
@@ -21,30 +21,36 @@ def retry_after(headers: Mapping[str, str], wall: float) -> float | None:
     used up (draft-ietf-httpapi-ratelimit-headers). What cannot be read is ignored. `wall` is the present second
     since the epoch.
     """
-    value = headers.get("retry-after")
-    if value is not None:
-        value = value.strip()
-        if _SECONDS.fullmatch(value):
-            return float(value)
-        try:
-            date = parsedate_to_datetime(value)
-        except ValueError:
-            return None
-        if date.tzinfo is None:  # "-0000" says that it is UTC all the same
-            date = date.replace(tzinfo=UTC)
-        # The server's own clock is what its date is on.
-        sent = headers.get("date")
-        try:
-            now = wall if sent is None else parsedate_to_datetime(sent).timestamp()
-        except ValueError:
-            now = wall
-        return max(0.0, date.timestamp() - now)
-    limits = headers.get("ratelimit")
-    if limits is None:
+    asked = _until(headers.get("retry-after", ""), headers.get("date", ""), wall)
+    return _reset(headers.get("ratelimit", "")) if asked is None else asked
+
+
+def _until(value: str, date: str, wall: float) -> float | None:
+    value = value.strip()
+    if _SECONDS.fullmatch(value):
+        return float(value)
+    until = _second(value)
+    if until is None:
         return None
+    sent = _second(date)  # the server's own clock is what it reckons with
+    return max(0.0, until - (wall if sent is None else sent))
+
+
+def _second(date: str) -> float | None:
+    """The second since the epoch that an HTTP date stands for, or None if it is none."""
+    try:
+        moment = parsedate_to_datetime(date)
+        # A zone of "-0000" leaves it naive, but means UTC all the same.
+        return (moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)).timestamp()
+    except (ValueError, OverflowError, TypeError, IndexError):  # what the parser makes of junk is not documented
+        return None
+
+
+def _reset(limits: str) -> float | None:
+    """The longest time until a quota that is used up is filled again."""
     resets = [
         float(reset[1])
-        for item in limits.split(",")
-        if _LEAST_REMAINING.search(item) and (reset := _RESET.search(item)) is not None
+        for quota in limits.split(",")
+        if _USED_UP.search(quota) and (reset := _RESET.search(quota)) is not None
     ]
     return max(resets, default=None)

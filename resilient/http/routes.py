@@ -22,7 +22,8 @@ class Route:
     all. The first route that fits a request gives its options; what the request or the surrounding code says
     itself wins.
 
-    Raises `ValueError` for a path that does not begin with a slash or a star.
+    Raises `ValueError` for a path that does not begin with a slash or a star, and for options with an idempotency key;
+    `TypeError` for options that are none, and for `methods="POST"`.
     """
 
     path: str
@@ -33,8 +34,15 @@ class Route:
     def __post_init__(self) -> None:
         if not self.path.startswith(("/", "*")):
             raise ValueError(f"path={self.path!r}: a path begins with '/' or '*'")
+        if not isinstance(self.options, Options):
+            raise TypeError(f"options={self.options!r}: resilient.context.Options(...)")
+        if isinstance(self.methods, str):
+            raise TypeError(f"methods={self.methods!r}: several of them, such as ('GET', 'POST')")
+        if self.options.idempotency_key is not None:
+            raise ValueError(f"options={self.options!r}: an idempotency key is that of one call, not of a path")
         object.__setattr__(self, "methods", tuple(method.upper() for method in self.methods))
-        object.__setattr__(self, "_pattern", re.compile(translate(self.path)))
+        # A bracket is one: only the star and the question mark are special.
+        object.__setattr__(self, "_pattern", re.compile(translate(self.path.replace("[", "[[]"))))
 
     def fits(self, request: Any) -> bool:
         """Whether the route is for this request."""

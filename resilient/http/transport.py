@@ -3,60 +3,96 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+import re
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Callable, Iterable
+from contextlib import AsyncExitStack, ExitStack, suppress
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, final
 
+from resilient.balancing.policy import ADMISSION
 from resilient.call import Call
 from resilient.context import Options
+from resilient.http.body import Body, close_quietly
 from resilient.http.classify import classify_http
-from resilient.http.connections import Connectivity
+from resilient.http.connections import Connectivity, Verify, Wire
 from resilient.http.exchange import Exchange
 from resilient.http.package import package_of
+from resilient.http.punctual import make_punctual
 from resilient.http.routes import Route, options_for
 from resilient.instance import Instance
 from resilient.pipeline import Pipeline
+from resilient.policies.base import OwnPolicy
 from resilient.service import Service
 from resilient.waiting import drive
 
 if TYPE_CHECKING:
     import httpx
+    import httpx2
 
-    class _Transport(httpx.AsyncBaseTransport, httpx.BaseTransport):
+    class _Transport(
+        httpx.AsyncBaseTransport, httpx.BaseTransport, httpx2.AsyncBaseTransport, httpx2.BaseTransport, ABC
+    ):
         """What type checkers are told; at run time a transport is one by structure, for httpx and httpx2 alike."""
+
+        async def handle_async_request(self, request: Any) -> Any: ...
+        def handle_request(self, request: Any) -> Any: ...
 else:
-    _Transport = object
+    _Transport = ABC
 
 __all__ = ["PipelineTransport", "Transport"]
+
+_NO_HOST = re.compile(r"[\s/?#@:\[\]\\%]|^$")
 
 
 class _Base(_Transport):
     """Both kinds of transport, for both kinds of client."""
 
+    def __init__(self, pipeline: Pipeline) -> None:
+        self._needs_loop = next(
+            (policy for policy in pipeline if isinstance(policy, OwnPolicy) and policy.needs_loop is not None), None
+        )
+        # The responses that clients dropped without closing them: asynchronous ones, synchronous ones.
+        self._dropped: tuple[deque[Body], deque[Body]] = (deque(), deque())
+
+    @abstractmethod
     def _exchange(self, request: Any, *, sync: bool) -> tuple[Exchange, Call, Pipeline]:
         """What the request becomes: its exchange, its call, and what that goes through."""
-        raise TypeError(f"{type(self).__name__} does not say how a request is sent")
 
-    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+    async def handle_async_request(self, request: Any) -> Any:
         """Send a request of an asynchronous client through the policies."""
-        return await self._run(*self._exchange(request, sync=False))
+        return await self._run(request, sync=False)
 
-    def handle_request(self, request: httpx.Request) -> httpx.Response:
+    def handle_request(self, request: Any) -> Any:
         """Send a request of a synchronous client through the policies, without an event loop."""
-        exchange, call, pipeline = self._exchange(request, sync=True)
-        call.blocking = True
-        return drive(self._run(exchange, call, pipeline))
+        policy = self._needs_loop
+        if policy is not None:
+            raise TypeError(f"a synchronous client has no event loop, and {policy!r} needs one: {policy.needs_loop}")
+        return drive(self._run(request, sync=True))
 
-    async def _run(self, exchange: Exchange, call: Call, pipeline: Pipeline) -> httpx.Response:
+    async def _run(self, request: Any, *, sync: bool) -> Any:
+        if self._is_untidy(sync=sync):
+            await self._tidy(sync=sync)
+        exchange, call, pipeline = self._exchange(request, sync=sync)
         try:
-            response: httpx.Response = await pipeline.chain(call)
+            return await exchange.deliver(await pipeline.chain(call), call)
         except BaseException as error:
-            await exchange.abandon(error)
-            call.finish(error)
+            try:
+                await exchange.abandon(error)
+            finally:
+                call.finish(error)
             raise
-        if response.is_closed:  # it came with its content, as that of a MockTransport does: nobody will close it
-            await exchange.close(response.stream)
-        return response
+
+    def _is_untidy(self, *, sync: bool) -> bool:
+        """Whether something waits for being closed."""
+        return bool(self._dropped[sync])
+
+    async def _tidy(self, *, sync: bool) -> None:
+        """Close it. The request that comes by has no part in it, and none in its errors."""
+        with suppress(IndexError):  # other threads take from it too
+            while True:
+                await close_quietly(self._dropped[sync].popleft(), sync=sync)
 
     async def __aenter__(self) -> Self:
         return self
@@ -85,6 +121,7 @@ def _begin(begin: Callable[..., Call], exchange: Exchange, name: str, options: O
     call = begin(name, exchange.invoke, exchange.request, repeatable=exchange.repeatable, options=options)
     exchange.prepare(call)
     call.classify = classify_http
+    call.blocking = exchange.sync
     call.ends = []
     return call
 
@@ -104,20 +141,30 @@ class Transport(_Base):
     Streams are never buffered.
 
     `inner`
-        Makes the transport of one instance: `httpx.MockTransport`, `ASGITransport`, one with certificates of
-        your own. By default an HTTP transport of the request's package.
+        Makes the transport of one instance: `httpx.MockTransport`, `ASGITransport`, one with connections of your own
+        kind. Each instance needs its own: it is closed when the instance has left. By default an HTTP transport of the
+        request's package.
     `timeout`
         Seconds for each call as a whole; options of a route, a request or the surrounding code may shorten it. The
         timeouts of the client itself count for single reads and writes; `http.client` turns them off.
     `routes`
         Options by path; see `Route`.
     `connections`
-        How many requests may be with one instance at once, 100 (with HTTP/2 these are streams); beyond them a request
-        waits within its deadline.
+        How many requests may be with one instance at once, 100 (with HTTP/2 these are streams, and a tenth is kept in
+        reserve); beyond them a request waits within its deadline, and no longer than 30 s, in a line of at most 1,000.
     `http2`
-        Whether to speak HTTP/2, which needs the extra `h2` of the package.
+        Whether to speak HTTP/2 over TLS, which needs the extra `http2` of the package.
+    `verify`
+        Whose word counts for the name of the service, where the URL is `https://...`: an `ssl.SSLContext` (your own
+        authorities, a client's certificate), the path of a file or folder of certificates, or True, the certificates
+        that the package itself trusts. False trusts everybody. One context serves all connections.
 
     In `response.extensions["resilient"]` stands how the response came about: a `Delivery`.
+
+    Thread-safe: one may serve a client in an event loop and others in threads.
+
+    Raises `ValueError`, `TypeError` or `ImportError` for arguments that cannot work, and for a service whose name
+    cannot be a host.
     """
 
     def __init__(
@@ -126,20 +173,31 @@ class Transport(_Base):
         inner: Callable[[Instance], Any] | None = None,
         *,
         timeout: float | None = None,
-        routes: Sequence[Route] = (),
+        routes: Iterable[Route] = (),
         connections: int = 100,
         http2: bool = False,
+        verify: Verify = True,
     ) -> None:
+        super().__init__(service.pipeline)
         if timeout is not None and not (math.isfinite(timeout) and timeout > 0):
             raise ValueError(f"timeout={timeout!r}: a finite number of seconds, more than 0")
-        if connections < 1:
-            raise ValueError(f"connections={connections!r}: how many requests may be with an instance, at least 1")
+        if _NO_HOST.search(service.name):
+            raise ValueError(f"service={service!r}: its name is the host of its URLs, and {service.name!r} can be none")
+        if inner is not None and (http2 or verify is not True):
+            raise ValueError("inner=...: it makes the connections, so http2 and verify are its own business")
+        wire = Wire(inner, connections=connections, http2=http2, verify=verify)
         self.service = service
+        self._host = service.name.lower()
         self._options = None if timeout is None else Options(timeout=timeout)
         self._routes = tuple(routes)
-        self._async = Connectivity(inner, sync=False, places=connections, http2=http2)
-        self._sync = Connectivity(inner, sync=True, places=connections, http2=http2)
-        self._seen: object = None
+        for route in self._routes:
+            if not isinstance(route, Route):
+                raise TypeError(f"routes: {route!r} is no Route(path, options)")
+        self._wire = wire
+        self._connectivity = (
+            Connectivity(wire, lambda: service.balancer.snapshot, sync=False),
+            Connectivity(wire, lambda: service.balancer.snapshot, sync=True),
+        )
 
     def __repr__(self) -> str:
         return f"Transport({self.service!r})"
@@ -147,47 +205,41 @@ class Transport(_Base):
     def _exchange(self, request: Any, *, sync: bool) -> tuple[Exchange, Call, Pipeline]:
         package = package_of(request)
         service = self.service
-        if request.url.host != service.name:
+        url = request.url
+        if url.host != self._host:
             raise package.module.UnsupportedProtocol(
-                f"{request.url.host!r} is not the service {service.name!r}: mount another transport for other hosts",
+                f"{url.host!r} is not the service {service.name!r}: mount another transport for other hosts",
                 request=request,
             )
-        connectivity = self._sync if sync else self._async
-        exchange = Exchange(package, request, sync=sync, connect=connectivity.to)
+        if url.scheme == "https":
+            self._wire.prepare(package)
+        exchange = Exchange(package, request, self._dropped[sync], sync=sync, connect=self._connectivity[sync].to)
         options = self._options if not self._routes else options_for(request, self._routes, self._options)
         call = _begin(service.begin, exchange, f"{request.method} {service.name}", options)
+        call.attributes = {**(call.attributes or {}), ADMISSION: exchange.admit}
         return exchange, call, service.pipeline
 
-    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        """Send a request of an asynchronous client to an instance, through the policies."""
-        self._follow_snapshot()
-        for transport in self._async.take_idle():
-            await transport.aclose()
-        return await super().handle_async_request(request)
+    def _is_untidy(self, *, sync: bool) -> bool:
+        return self._connectivity[sync].retire_the_gone() or super()._is_untidy(sync=sync)
 
-    def handle_request(self, request: httpx.Request) -> httpx.Response:
-        """Send a request of a synchronous client to an instance, through the policies."""
-        self._follow_snapshot()
-        for transport in self._sync.take_idle():
-            transport.close()
-        return super().handle_request(request)
-
-    def _follow_snapshot(self) -> None:
-        snapshot = self.service.balancer.snapshot
-        if snapshot is not self._seen and snapshot is not None:
-            self._seen = snapshot
-            self._async.keep(snapshot.instances)
-            self._sync.keep(snapshot.instances)
+    async def _tidy(self, *, sync: bool) -> None:
+        await super()._tidy(sync=sync)
+        while (transport := self._connectivity[sync].take_idle()) is not None:
+            await close_quietly(transport, sync=sync)
 
     async def aclose(self) -> None:
-        """Close the connections to every instance."""
-        for transport in self._async.take_all():
-            await transport.aclose()
+        """Close the connections of asynchronous clients to every instance."""
+        await self._tidy(sync=False)
+        async with AsyncExitStack() as stack:  # each of them, whatever another raises
+            for transport in self._connectivity[False].take_all():
+                stack.push_async_callback(transport.aclose)
 
     def close(self) -> None:
-        """Close the connections to every instance."""
-        for transport in self._sync.take_all():
-            transport.close()
+        """Close the connections of synchronous clients to every instance."""
+        drive(self._tidy(sync=True))
+        with ExitStack() as stack:  # likewise
+            for transport in self._connectivity[True].take_all():
+                stack.callback(transport.close)
 
 
 @final
@@ -201,10 +253,12 @@ class PipelineTransport(_Base):
 
     What may be repeated is decided as in `Transport`: put `Honoured()` into the pipeline where the other side
     honours the Idempotency-Key header. `inner` is any transport for the kind of client that this one is used
-    in.
+    in; it is opened and closed with this one.
     """
 
     def __init__(self, pipeline: Pipeline, inner: Any) -> None:
+        super().__init__(pipeline)
+        make_punctual(inner)
         self.pipeline = pipeline
         self.inner = inner
 
@@ -212,9 +266,33 @@ class PipelineTransport(_Base):
         return f"PipelineTransport({self.pipeline!r}, {self.inner!r})"
 
     def _exchange(self, request: Any, *, sync: bool) -> tuple[Exchange, Call, Pipeline]:
-        exchange = Exchange(package_of(request), request, sync=sync, transport=self.inner)
+        exchange = Exchange(package_of(request), request, self._dropped[sync], sync=sync, transport=self.inner)
         call = _begin(self.pipeline.begin, exchange, f"{request.method} {request.url.host}")
         return exchange, call, self.pipeline
+
+    async def __aenter__(self) -> Self:
+        await self.inner.__aenter__()
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None = None,
+        exc_value: BaseException | None = None,
+        traceback: TracebackType | None = None,
+    ) -> None:
+        await self.inner.__aexit__(exc_type, exc_value, traceback)
+
+    def __enter__(self) -> Self:
+        self.inner.__enter__()
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None = None,
+        exc_value: BaseException | None = None,
+        traceback: TracebackType | None = None,
+    ) -> None:
+        self.inner.__exit__(exc_type, exc_value, traceback)
 
     async def aclose(self) -> None:
         """Close the inner transport."""

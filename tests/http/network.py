@@ -72,6 +72,11 @@ class Network:
         return Service("orders", url, policies=policies, idempotency=Honoured() if keys else None)
 
 
+def connected(transport: Any, **arguments: Any) -> httpx.AsyncClient:
+    """A client of the service without timeouts of its own, as `resilient.http.client` makes it."""
+    return httpx.AsyncClient(transport=transport, **{"base_url": "http://orders", "timeout": None, **arguments})
+
+
 class Body(httpx.AsyncByteStream, httpx.SyncByteStream):
     """Chunks, seconds to wait and exceptions to raise, in this order."""
 
@@ -114,8 +119,10 @@ class Scripted(httpx.AsyncBaseTransport, httpx.BaseTransport):
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         assert isinstance(request.stream, httpx.AsyncByteStream)
         self.network.arrive(request, self.instance)
-        self.network.bodies.append(b"".join([chunk async for chunk in request.stream]))
         step = self.network.next_step()
+        if isinstance(step, httpx.ConnectError):
+            raise step
+        self.network.bodies.append(b"".join([chunk async for chunk in request.stream]))
         if isinstance(step, float):
             await anyio.sleep(step)
             step = 200

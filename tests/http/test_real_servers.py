@@ -2,22 +2,32 @@
 
 from __future__ import annotations
 
+import asyncio
+import itertools
 import random
 import socket
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 
 import anyio
 import httpx
 import pytest
 
+import resilient
 from resilient.discovery import Static
+from resilient.errors import DeadlineExceeded
 from resilient.http import Transport, client, sync_client
+from resilient.http.body import Body
 from resilient.instance import Instance
 from resilient.service import Service, default_policies
+from resilient.snapshot import Snapshot
+from tests.http.network import connected
 
 SERVER = Path(__file__).parent / "server.py"
 
@@ -67,20 +77,50 @@ def test_requests_reach_every_instance_over_connections_that_are_kept(ports, bac
     anyio.run(main, backend=backend)
 
 
-def test_no_connection_is_lost_to_calls_that_are_cancelled(ports, backend):
+@asynccontextmanager
+async def within_a_scope(seconds: float) -> AsyncIterator[None]:
+    with anyio.move_on_after(seconds):
+        yield
+
+
+@asynccontextmanager
+async def within_a_deadline_of_ours(seconds: float) -> AsyncIterator[None]:
+    with suppress(DeadlineExceeded, httpx.ConnectTimeout), resilient.options(timeout=seconds):
+        yield
+
+
+@asynccontextmanager
+async def within_a_timeout_of_asyncio(seconds: float) -> AsyncIterator[None]:
+    with suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            yield
+
+
+# A native cancellation that meets a connection just made leaves its socket to the garbage collector: that is anyio's.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize(
+    ("backend", "limit"),
+    [
+        ("asyncio", within_a_scope),
+        ("trio", within_a_scope),
+        ("asyncio", within_a_deadline_of_ours),
+        ("asyncio", within_a_timeout_of_asyncio),  # its cancellations pierce every shield of anyio, and so httpcore's
+    ],
+)
+def test_no_connection_is_lost_to_calls_that_are_cancelled(ports, backend, limit):
     async def main():
         orders = service(ports[:1], policies=[])
-        transport = Transport(orders, connections=5)
+        transport = Transport(orders, connections=4)
         chance = random.Random(1)
 
         async def impatient() -> None:
-            for _ in range(25):
-                with anyio.move_on_after(chance.random() * 0.03):
+            for _ in range(60):
+                async with limit(chance.random() * 0.03):
                     await http.get("/")
 
         async with orders, httpx.AsyncClient(transport=transport, base_url="http://orders") as http:
             async with anyio.create_task_group() as tasks:
-                for _ in range(20):
+                for _ in range(40):
                     tasks.start_soon(impatient)
             assert orders.instances()[0].active == 0
             with anyio.fail_after(5):
@@ -121,16 +161,17 @@ def test_an_instance_that_leaves_is_drained(ports, backend):
         transport = Transport(orders)
         async with orders, httpx.AsyncClient(transport=transport, base_url="http://orders") as http:
             async with http.stream("GET", "/slow") as response:
-                left = transport._async._by_id["a", "http"]
+                connectivity = transport._connectivity[False]
+                (left,) = connectivity._table.values()
                 now = anyio.current_time()
                 orders.balancer.apply((await anext(Static([new]).watch())), now, random.random)
                 assert (await http.get("/")).json()["port"] == new.port
-                assert left.retired
+                assert connectivity._retired == [left]
                 assert left.gate.in_flight == 1
                 assert left.transport._pool.connections
                 assert await response.aread() == b"slowly"  # what was in flight is finished
             await http.get("/")
-            assert not transport._async._retired
+            assert not connectivity._retired
             assert not left.transport._pool.connections  # and only then it is closed
 
     anyio.run(main, backend=backend)
@@ -145,3 +186,94 @@ def test_a_synchronous_client_ends_a_dripping_body_at_its_deadline(ports):
         assert time.monotonic() - started < 3
         assert http.get("/").status_code == 200
     assert orders.instances()[0].active == 0
+
+
+@contextmanager
+def coming_and_going(orders: Service, sets: Sequence[tuple[Instance, ...]]) -> Iterator[None]:
+    """Change the instances of a service every 20 ms."""
+    over = threading.Event()
+
+    def change() -> None:
+        for version in itertools.count(2):
+            snapshot = Snapshot(version=version, instances=sets[version % len(sets)])
+            orders.balancer.apply(snapshot, time.monotonic(), random.random)
+            if over.wait(0.02):
+                return
+
+    with ThreadPoolExecutor(1) as background:
+        background.submit(change)
+        try:
+            yield
+        finally:
+            over.set()
+
+
+def test_one_service_serves_an_event_loop_and_many_threads_while_instances_come_and_go(ports, backend):
+    one, two, three = (Instance(id=str(port), host="127.0.0.1", port=port) for port in ports)
+    orders = Service("orders", Static([one, two, three]), policies=default_policies(attempt_timeout=20.0, timeout=30.0))
+    transport = Transport(orders, connections=4)
+    answers: list[int] = []
+
+    def ask(http: httpx.Client) -> None:
+        for _ in range(20):
+            with http.stream("GET", "/") as response:
+                assert response.read()
+                answers.append(response.status_code)
+
+    async def ask_too(http: httpx.AsyncClient) -> None:
+        for _ in range(20):
+            response = await http.get("/")
+            answers.append(response.status_code)
+
+    def in_threads() -> None:
+        with httpx.Client(transport=transport, base_url="http://orders") as http, ThreadPoolExecutor(16) as threads:
+            for asking in [threads.submit(ask, http) for _ in range(16)]:
+                asking.result()
+
+    async def main() -> None:
+        async with orders, connected(transport) as http, anyio.create_task_group() as tasks:
+            for _ in range(8):
+                tasks.start_soon(ask_too, http)
+            await anyio.to_thread.run_sync(in_threads)
+
+    with coming_and_going(orders, [(one, two), (two, three), (one, three), (one, two, three), (three,)]):
+        anyio.run(main, backend=backend)
+    assert answers == [200] * 20 * (8 + 16)
+    assert all(standing.active == 0 for standing in orders.instances())
+    for connectivity in transport._connectivity:
+        assert not connectivity._table
+        assert not connectivity._retired
+
+
+@pytest.mark.parametrize("moment", ["of the request", "of the closing"])
+def test_no_connection_is_lost_to_tasks_that_are_cancelled_at_any_moment(ports, moment, monkeypatch):
+    """Asyncio's own cancellation pierces the shields of httpcore, which then forgets that a connection is free."""
+
+    async def let_go(self) -> None:
+        if moment == "of the closing":
+            task = asyncio.current_task()
+            assert task is not None
+            asyncio.get_running_loop().call_soon(task.cancel)
+        await original(self)
+
+    original = Body._let_go
+
+    async def main():
+        orders = service(ports[:1], policies=[])
+        transport = Transport(orders, connections=3)
+        async with orders, connected(transport) as http:
+            with monkeypatch.context() as patched:
+                patched.setattr(Body, "_let_go", let_go)
+                for steps in range(1, 40):
+                    task = asyncio.create_task(http.get("/"))
+                    if moment == "of the request":
+                        for _ in range(steps):
+                            await asyncio.sleep(0)
+                        task.cancel()
+                    await asyncio.wait([task])
+            with anyio.fail_after(5):
+                async with anyio.create_task_group() as tasks:
+                    for _ in range(3):
+                        tasks.start_soon(http.get, "/")
+
+    anyio.run(main)

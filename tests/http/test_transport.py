@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from contextlib import aclosing
-from typing import Any
 
 import anyio
 import httpx
@@ -234,8 +232,7 @@ def test_closing_a_stream_early_is_no_failure(backend):
         async with service, Transport(service, network.transport) as transport:
             response = await transport.handle_async_request(httpx.Request("GET", "http://orders/"))
             assert isinstance(response.stream, httpx.AsyncByteStream)
-            async with aclosing(aiter(response.stream)) as chunks:  # type: ignore[type-var]  # it is a generator
-                assert await anext(chunks) == b"a"
+            assert await anext(aiter(response.stream)) == b"a"
             assert service.instances()[0].active == 1
             await response.stream.aclose()
             assert service.instances()[0].failures == 0
@@ -406,6 +403,8 @@ def test_unknown_options_in_extensions_are_refused(backend):
         async with Network().client() as (client, _):
             with pytest.raises(TypeError, match=r"extensions\['resilient'\]"):
                 await client.get("/", extensions={"resilient": {"timeuot": 1}})
+            with pytest.raises(ValueError, match=r"priority='high': one of .*CRITICAL"):
+                await client.get("/", extensions={"resilient": {"priority": "high"}})
 
     virtual_time.run(main, backend=backend)
 
@@ -466,8 +465,7 @@ def test_both_packages_are_served(backend):
             return httpx2.Response(200, stream=httpx2.ByteStream(b"two"))
 
         transport = Transport(service, lambda instance: httpx2.MockTransport(answer))
-        inner: Any = transport  # a transport by structure; the annotations know those of httpx
-        async with service, httpx2.AsyncClient(transport=inner, base_url="http://orders") as client:
+        async with service, httpx2.AsyncClient(transport=transport, base_url="http://orders") as client:
             response = await client.get("/")
             assert response.text == "two"
             assert settled(service)
@@ -490,3 +488,22 @@ def test_wrong_arguments_are_named():
         Transport(service, timeout=-1)
     with pytest.raises(ValueError, match="path='orders'"):
         Route("orders", Options())
+    with pytest.raises(TypeError, match="methods='POST'"):
+        Route("/", Options(), methods="POST")  # type: ignore[arg-type]  # that is the point
+    with pytest.raises(ValueError, match="that of one call"):
+        Route("/", Options(idempotency_key="one"))
+    with pytest.raises(TypeError, match=r"options=\{"):
+        Route("/", {"timeout": 1})  # type: ignore[arg-type]  # that is the point
+    with pytest.raises(TypeError, match="is no Route"):
+        Transport(service, routes=[("/", Options())])  # type: ignore[list-item]  # that is the point
+
+
+def test_only_the_star_and_the_question_mark_are_special_in_a_route():
+    def fits(path: str, url: str) -> bool:
+        return Route(path, Options()).fits(httpx.Request("GET", url))
+
+    assert fits("/a[1]/?", "http://x/a[1]/b")
+    assert not fits("/a[1]", "http://x/a1")
+    assert not fits("/a.b", "http://x/acb")
+    assert fits("*/b", "http://x/a/a/b")
+    assert not fits("/a", "http://x/a/")
