@@ -51,6 +51,7 @@ class Options:
         if self.timeout is not None and not self.timeout > 0:
             raise ValueError(f"timeout={self.timeout!r}: a number of seconds, more than 0")
         _check_deadline(self.deadline)
+        _check_priority(self.priority)
         key = self.idempotency_key
         if key is not None and not (0 < len(key) <= _LONGEST_KEY and key.isascii() and key.isprintable()):
             raise ValueError(f"idempotency_key={key!r}: a key is 1 to {_LONGEST_KEY} printable ASCII characters")
@@ -85,6 +86,13 @@ class Options:
 def _check_deadline(deadline: float | None) -> None:
     if deadline is not None and math.isnan(deadline):
         raise ValueError(f"deadline={deadline!r}: a second on the scale of the ambient runtime")
+
+
+def _check_priority(priority: object) -> None:
+    if priority is not None and not isinstance(priority, Priority):
+        raise TypeError(
+            f"priority={priority!r}: one of {', '.join(map(str, Priority.__members__))}, of resilient.Priority"
+        )
 
 
 @final
@@ -203,7 +211,8 @@ def options(
         Typed values for policies of your own.
 
     Nested blocks add up; the inner one wins where both speak, but a deadline is never widened. Raises `ValueError` for
-    a timeout that is not positive, a deadline that is no number, or a key that HTTP could not carry.
+    a timeout that is not positive, a deadline that is no number, or a key that HTTP could not carry, `TypeError` for a
+    priority that is none.
     """
     given = Options(
         timeout=timeout,
@@ -222,9 +231,10 @@ def serving(*, deadline: float | None = None, priority: Priority | None = None) 
     The ASGI middleware enters it for each request; a worker does so for each message. `deadline` is a second on the
     ambient runtime's scale, and is never widened. Unlike `options` it reaches the calls that calls make.
 
-    Raises `ValueError` for a deadline that is no number.
+    Raises `ValueError` for a deadline that is no number, `TypeError` for a priority that is none.
     """
     _check_deadline(deadline)
+    _check_priority(priority)
 
     def change(here: Ambient) -> Ambient:
         ends = [end for end in (here.deadline, deadline) if end is not None]

@@ -310,6 +310,12 @@ def test_a_servers_deadline_that_is_no_number_is_refused():
         serving(deadline=math.nan)
 
 
+@pytest.mark.parametrize("block", [options, serving])
+def test_a_priority_that_is_none_is_refused_where_it_is_written(block: Any):
+    with pytest.raises(TypeError, match=r"^priority='high': one of SHEDDABLE, .*CRITICAL_PLUS"):
+        block(priority="high")
+
+
 def test_the_longest_key_is_accepted():
     with options(idempotency_key="x" * 255):
         assert this_call().idempotency_key == "x" * 255

@@ -11,7 +11,7 @@ import pytest
 import resilient
 from resilient.balancing import Balancer, RoundRobin
 from resilient.balancing.policy import Balance
-from resilient.context import use_runtime
+from resilient.context import surroundings, use_runtime
 from resilient.errors import DiscoveryError, NoInstance
 from resilient.events import Event, InstanceEjected, InstancePicked, SnapshotApplied, SnapshotStale
 from resilient.instance import Instance
@@ -437,6 +437,24 @@ def test_the_watch_of_a_discovery_is_closed(backend):
     virtual_time.run(main, backend=backend)
     assert closed
     assert len(closed) == len(applied)
+
+
+def test_discovery_outlives_the_deadline_of_whoever_opened_the_service(backend):
+    seen: list[float | None] = []
+
+    class Asking:
+        async def watch(self) -> AsyncIterator[Snapshot]:
+            seen.append(surroundings().deadline)
+            yield Snapshot(version=1, instances=instances("a"))
+            await anyio.sleep_forever()
+
+    async def main():
+        with resilient.serving(deadline=anyio.current_time() + 1.0):
+            async with Service("orders", Asking()):
+                pass
+
+    virtual_time.run(main, backend=backend)
+    assert seen == [None]
 
 
 def test_what_happens_in_a_block_without_an_event_loop_leaves_it_and_closes_it():

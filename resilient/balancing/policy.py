@@ -61,11 +61,9 @@ class Balance(OwnPolicy):
                 send_event(runtime.emit, picked)
             attempt = _Attempt(balancer, pick, call, started)
             child = call.evolve(instance=pick.instance)
-            leave: End | None = None
+            admit = call.get(ADMISSION)
+            leave = None if admit is None else await attempt.admitted(admit, child)
             try:
-                if (admit := call.get(ADMISSION)) is not None:
-                    leave = await admit(child)
-                    attempt.started = runtime.now()
                 result = await nxt(child)
             except BaseException as error:
                 if leave is not None:
@@ -89,6 +87,7 @@ class Balance(OwnPolicy):
 
 
 _GOOD = Outcome(None, None, Verdict.OK)
+_NOT_SENT = Outcome(None, None, Verdict.LOCAL)
 
 
 @final
@@ -102,6 +101,16 @@ class _Attempt:
         self.pick = pick
         self.call = call
         self.started = started
+
+    async def admitted(self, admit: Admission, child: Call) -> End:
+        """Get a place; the wait for it is not the instance's latency."""
+        try:
+            leave = await admit(child)
+        except BaseException:
+            self.settle(_NOT_SENT)
+            raise
+        self.started = self.call.runtime.now()
+        return leave
 
     def settle(self, outcome: Outcome, latency: float | None = None) -> None:
         runtime = self.call.runtime

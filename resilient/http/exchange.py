@@ -82,11 +82,9 @@ class Exchange:
             try:
                 options = given if isinstance(given, Options) else Options(**given)
             except TypeError as error:
-                raise TypeError(f"extensions['resilient']={given!r}: the options of resilient.options") from error
-            if options.priority not in {None, *Priority}:
-                raise ValueError(
-                    f"priority={options.priority!r}: one of {', '.join(str(one.name) for one in Priority)}"
-                )
+                raise TypeError(
+                    f"extensions['resilient']={given!r}: not the options of resilient.options: {error}"
+                ) from error
             options.apply(call)
             key = options.idempotency_key
         keys = [value for name, value in self.request.headers.raw if name.lower() == b"idempotency-key"]

@@ -81,6 +81,38 @@ def test_a_body_that_was_read_to_its_end_is_over_without_being_closed(backend):
     assert network.open == 0
 
 
+def test_a_body_that_was_read_to_its_end_is_over_for_a_synchronous_client_too():
+    network = Network((200, {}, [b"a", b"b"]))
+    service = network.service(1)
+    with service, Transport(service, network.transport) as transport:
+        response = transport.handle_request(httpx.Request("GET", "http://orders/"))
+        assert list(response.stream) == [b"a", b"b"]
+        assert settled(service)
+    assert network.open == 0
+
+
+def test_a_response_that_was_dropped_is_closed_with_the_transport(backend):
+    network = Network(*[(200, {}, [b"a", b"b"])] * 2)
+
+    async def main():
+        service = network.service(1)
+        transport = Transport(service, network.transport)
+        async with service:
+            async with connected(transport) as client:
+                await client.send(client.build_request("GET", "/"), stream=True)
+                with pytest.warns(ResourceWarning, match="dropped"):
+                    gc.collect()
+            assert settled(service)
+            with httpx.Client(transport=transport) as client:
+                client.send(client.build_request("GET", "http://orders/"), stream=True)
+                with pytest.warns(ResourceWarning, match="dropped"):
+                    gc.collect()
+            assert settled(service)
+
+    virtual_time.run(main, backend=backend)
+    assert network.open == 0
+
+
 def test_nobody_is_to_blame_for_a_reader_that_takes_its_time_but_something_was_sent(backend):
     network = Network((200, {}, [b"a", b"b"]))
 
@@ -172,6 +204,42 @@ def test_a_policy_that_answers_by_itself_ends_the_call(backend):
 
     virtual_time.run(main, backend=backend)
     assert bulkhead.in_flight == 0
+
+
+def test_a_policy_that_fails_after_another_one_answered_ends_the_call(backend):
+    bulkhead = Bulkhead(1)
+
+    async def breaks(call, nxt) -> Any:
+        await nxt(call)
+        raise KeyError("mine")
+
+    async def cached(call, nxt) -> Any:
+        return httpx.Response(200, content=b"cached")
+
+    async def main():
+        inner = httpx.MockTransport(lambda request: httpx.Response(500))
+        async with connected(PipelineTransport(Pipeline(breaks, bulkhead, cached), inner)) as client:
+            with pytest.raises(KeyError):
+                await client.get("/")
+
+    virtual_time.run(main, backend=backend)
+    assert bulkhead.in_flight == 0
+
+
+def test_how_a_response_would_have_ended_that_was_given_up_is_nobodys_fault(backend):
+    network = Network((200, {}, [b"a", httpx.ReadError("lost")]), 200)
+
+    async def prefers_the_second(call, nxt) -> Any:
+        assert not await call.classify.discard(await nxt(call.evolve(attempt=1)))
+        return await nxt(call.evolve(attempt=2))
+
+    async def main():
+        async with network.client(policies=[prefers_the_second]) as (client, service):
+            assert (await client.get("/")).status_code == 200
+            assert all(one.failures == 0 for one in service.instances())
+            assert settled(service)
+
+    virtual_time.run(main, backend=backend)
 
 
 def test_a_policy_that_puts_a_response_around_ours_ends_the_call_with_its_own(backend):

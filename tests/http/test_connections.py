@@ -128,6 +128,41 @@ def test_the_latency_that_the_balancer_learns_is_without_the_wait_for_a_place(ba
     virtual_time.run(main, backend=backend)
 
 
+def test_who_gives_up_the_wait_for_a_place_says_nothing_of_the_instance(backend):
+    async def main():
+        network = Network(1.0, 60.0)
+        service = network.service(1, [])
+        transport = Transport(service, network.transport, connections=1)
+        async with service, connected(transport) as http, anyio.create_task_group() as tasks:
+            await http.get("/")
+            tasks.start_soon(http.get, "/")
+            await anyio.sleep(0.05)
+            before = service.instances()[0].score
+            with anyio.move_on_after(30):
+                await http.get("/")
+            assert service.instances()[0].score <= before
+            tasks.cancel_scope.cancel()
+        assert len(network.requests) == 2
+        assert settled(service)
+
+    virtual_time.run(main, backend=backend)
+
+
+def test_connections_that_cannot_be_made_are_no_failure_of_the_instance(backend):
+    def inner(instance: Instance) -> Any:
+        raise OSError("no certificate of ours")
+
+    async def main():
+        service = Service("orders", "static://10.0.0.1:1,10.0.0.2:2")
+        async with service, connected(Transport(service, inner)) as http:
+            for _ in range(10):
+                with pytest.raises(OSError, match="no certificate"):
+                    await http.get("/")
+            assert all(one.failures == 0 for one in service.instances())
+
+    virtual_time.run(main, backend=backend)
+
+
 def test_a_change_of_address_under_the_same_id_closes_the_old_connections_when_they_are_idle(backend):
     async def main():
         made = Made()
@@ -224,6 +259,23 @@ def test_to_close_the_transport_closes_every_connection_though_one_cannot_be_clo
             with pytest.raises(OSError, match="cannot be closed"):
                 await transport.aclose()
         assert [one.closed for one in made.transports] == [1, 1, 1]
+
+    virtual_time.run(main, backend=backend)
+
+
+def test_who_waits_for_a_place_while_the_transport_is_closed_gets_fresh_connections(backend):
+    async def main():
+        made = Made()
+        service = Service("orders", Static([at("a")]), policies=[])
+        transport = Transport(service, made, connections=1)
+        async with service, connected(transport) as http:
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(http.get, "/")
+                tasks.start_soon(http.get, "/")
+                await anyio.sleep(0.05)
+                await transport.aclose()
+            assert [one.closed for one in made.transports] == [1, 0]
+            assert settled(service)
 
     virtual_time.run(main, backend=backend)
 

@@ -212,6 +212,18 @@ def test_a_malformed_key_of_the_caller_is_told_before_anything_is_sent(value, ba
     assert network.requests == []
 
 
+def test_a_key_of_the_caller_is_sent_as_it_was_written(backend):
+    network = Network(503, 200)
+
+    async def main():
+        async with network.client(keys=True) as (http, _):
+            response = await http.post("/", headers={"Idempotency-Key": "bare"})
+            assert response.extensions["resilient"].idempotency_key == "bare"
+
+    virtual_time.run(main, backend=backend)
+    assert [request.headers["idempotency-key"] for request in network.requests] == ["bare", "bare"]
+
+
 def test_two_keys_for_one_call_are_refused(backend):
     network = Network()
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
 import ssl
-import subprocess
 import time
 from pathlib import Path
 
@@ -12,6 +10,7 @@ import anyio
 import httpx
 import httpx2
 import pytest
+import trustme
 
 from resilient.errors import DeadlineExceeded
 from resilient.http import Transport, client, sync_client
@@ -25,14 +24,10 @@ class Identity:
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / "orders.pem"
-        key = folder / "orders.key"
-        kind = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-keyout", key)
-        name = ("-subj", "/CN=x", "-addext", "subjectAltName=DNS:orders", "-days", "2")
-        openssl = shutil.which("openssl")
-        assert openssl is not None, "these tests need the command openssl"
-        subprocess.run([openssl, "req", "-x509", *kind, *name, "-out", self.path], check=True, capture_output=True)
+        authority = trustme.CA()
+        authority.cert_pem.write_to_path(str(self.path))
         self.context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        self.context.load_cert_chain(self.path, key)
+        authority.issue_cert("orders").configure_cert(self.context)
         self.names: list[str | None] = []
         self.context.sni_callback = lambda _socket, name, _context: self.names.append(name)
 

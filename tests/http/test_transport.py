@@ -403,7 +403,7 @@ def test_unknown_options_in_extensions_are_refused(backend):
         async with Network().client() as (client, _):
             with pytest.raises(TypeError, match=r"extensions\['resilient'\]"):
                 await client.get("/", extensions={"resilient": {"timeuot": 1}})
-            with pytest.raises(ValueError, match=r"priority='high': one of .*CRITICAL"):
+            with pytest.raises(TypeError, match=r"priority='high': one of .*CRITICAL"):
                 await client.get("/", extensions={"resilient": {"priority": "high"}})
 
     virtual_time.run(main, backend=backend)
