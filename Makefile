@@ -41,8 +41,9 @@ docs: $(VENV)/.dev ## Build the documentation into site/; a broken link is an er
 examples: $(VENV)/.dev ## Run every example of the README, the docs and the docstrings
 	$(BIN)/pytest README.md docs resilient
 
-bench: .venv-bench/.bench ## Measure the overhead of a call, ours and our peers'
+bench: .venv-bench/.bench ## Measure the overhead of a call, ours and our peers', and of a request over sockets
 	.venv-bench/bin/python -m benchmarks.overhead
+	.venv-bench/bin/python -m benchmarks.http_client
 
 lock: .venv-lock/.lock ## Pin the newest versions of all dependencies in requirements/
 	$(COMPILE) pyproject.toml --extra cli --extra config --extra demo --extra httpx2 --group dev -o requirements/dev.txt

@@ -80,7 +80,8 @@ class _LoopWaiter:
             return
         home: Any = self._home
         schedule = home.call_soon_threadsafe if isinstance(home, asyncio.AbstractEventLoop) else home.run_sync_soon
-        with suppress(RuntimeError):  # the waiter's loop is gone: it abandons its place as it unwinds
+        # Its loop may be gone. If that cancelled its tasks first, as it should, the waiter has given its place back.
+        with suppress(RuntimeError):
             schedule(self._event.set)
 
 
