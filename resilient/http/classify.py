@@ -11,7 +11,7 @@ from resilient.http.hints import retry_after
 from resilient.http.package import package_of
 from resilient.verdict import Classifier, Verdict
 
-__all__ = ["classify_http"]
+__all__ = ["classify_http", "verdict_of_status"]
 
 _REFUSED_STREAM = 7
 _STATUS = {
@@ -23,15 +23,20 @@ _STATUS = {
 }
 
 
-def _result(response: Any) -> Verdict:
-    status: int = response.status_code
+def verdict_of_status(status: int) -> Verdict:
+    """The verdict on a status code alone, for whatever speaks HTTP's language; see `classify_http`."""
     if status < 400:  # noqa: PLR2004 - the classes of RFC 9110, 15
         return Verdict.OK
+    return _STATUS.get(status, Verdict.FAILED if status >= 500 else Verdict.ANSWERED)  # noqa: PLR2004 - likewise
+
+
+def _result(response: Any) -> Verdict:
+    status: int = response.status_code
     if status == 409 and "retry-after" in response.headers:  # noqa: PLR2004 - likewise
         body = response.stream
         if isinstance(body, Body) and body.call.repeatable and body.call.idempotency_key is not None:
             return Verdict.PENDING
-    return _STATUS.get(status, Verdict.FAILED if status >= 500 else Verdict.ANSWERED)  # noqa: PLR2004 - likewise
+    return verdict_of_status(status)
 
 
 def _error(error: BaseException) -> Verdict:

@@ -7,17 +7,14 @@ latency counts from the instant at which a call was due.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from contextvars import ContextVar
-from itertools import accumulate, count, islice, takewhile
-from typing import NamedTuple, TypeVar, final
+from itertools import islice, takewhile
+from typing import Any, NamedTuple, TypeVar, final
 
-import anyio
+from resilient.lab.engine import Engine, Signal, open_engine
 
-from resilient.context import current_runtime
-
-__all__ = ["DROPPED", "OK", "UNFINISHED", "Record", "Request", "constant", "current_request", "drive", "poisson"]
+__all__ = ["DROPPED", "OK", "UNFINISHED", "Record", "Request", "current_request", "drive"]
 
 T = TypeVar("T")
 
@@ -39,6 +36,8 @@ class Record(NamedTuple):
     """`ok`; why it failed: the name of the exception, or what `judge` said; `dropped` or `unfinished`."""
     attempts: int
     """How often it was tried, as counted in `Request.attempts`."""
+    number: int = 0
+    """Of the call, in the order of arrival."""
 
     @property
     def latency(self) -> float:
@@ -69,34 +68,6 @@ def current_request() -> Request | None:
     return _request.get()
 
 
-def constant(rate: float, *, duration: float = math.inf, start: float = 0.0) -> Iterator[float]:
-    """Yield instants `1 / rate` seconds apart, from `start` on, for `duration` seconds."""
-    _check(rate, duration)
-    return takewhile(lambda instant: instant < start + duration, (start + number / rate for number in count()))
-
-
-def poisson(
-    rate: float, random: Callable[[], float], *, duration: float = math.inf, start: float = 0.0
-) -> Iterator[float]:
-    """Yield the instants of a Poisson process: `rate` a second on average, each independent of the others.
-
-    It is what many callers who know nothing of each other add up to; queues and limits are there for its bursts.
-    `random` gives floats in [0, 1), such as `random.Random(seed).random`.
-    """
-    _check(rate, duration)
-    gaps = (-math.log(1.0 - random()) / rate for _ in count())
-    instants = accumulate(gaps, initial=start)
-    next(instants)  # the start itself is no arrival
-    return takewhile(lambda instant: instant < start + duration, instants)
-
-
-def _check(rate: float, duration: float) -> None:
-    if not (rate > 0 and math.isfinite(rate)):
-        raise ValueError(f"rate={rate!r}: a rate is a finite number of calls a second, more than 0")
-    if not duration >= 0:
-        raise ValueError(f"duration={duration!r}: a duration is a number of seconds, at least 0")
-
-
 def _always_ok(_result: object) -> str:
     return OK
 
@@ -111,16 +82,19 @@ async def drive(
     max_in_flight: int = 1000,
     drain: float = 60.0,
     on_record: Callable[[Record], object] | None = None,
+    keep: bool = True,
+    engine: Engine | None = None,
 ) -> list[Record]:
     """Make each call when it is due, and return what became of all, in the order of arrival.
 
     `call`
         The async function under load. An exception is a failed call; it does not end the run.
     `arrivals`
-        When the calls are due: rising seconds from now on. See `constant` and `poisson`; a change of load is
+        When the calls are due: rising seconds from now on. See `resilient.lab.arrivals`; a change of load is
         `itertools.chain(constant(50, duration=10), constant(80, start=10, duration=5))`.
     `judge`
-        Says of a result whether it is `OK` or else why the call failed, for example `"503"`.
+        Says of a result whether it is `OK` or else why the call failed, for example `"503"`. What it raises ends the
+        run.
     `max_calls`, `max_seconds`
         No call begins beyond these (100,000 calls, an hour), so that endless arrivals end too.
     `max_in_flight`
@@ -129,49 +103,126 @@ async def drive(
     `drain`
         Seconds to wait after the last arrival; what still runs then is cancelled and recorded as `unfinished`.
     `on_record`
-        Receives each record when its call ends, for a live display.
+        Receives each record when its call ends, for a live display or to sum up at once.
+    `keep`
+        Whether to gather the records. Where not, memory is bounded by the calls in flight, and nothing is returned.
+    `engine`
+        What runs the calls; left out: one of its own.
 
-    Time is the ambient runtime's, so it also runs in virtual time.
+    Time is the event loop's, so it also runs in virtual time.
     """
-    runtime = current_runtime()
-    began = runtime.now()
-    records: list[Record] = []
-    in_flight = 0
+    if engine is None:
+        async with open_engine() as own:
+            return await drive(
+                call,
+                arrivals,
+                judge=judge,
+                max_calls=max_calls,
+                max_seconds=max_seconds,
+                max_in_flight=max_in_flight,
+                drain=drain,
+                on_record=on_record,
+                keep=keep,
+                engine=own,
+            )
+    load = _Load(engine, call, judge, on_record, [] if keep else None)
+    load.begin(takewhile(lambda due: due <= max_seconds, islice(arrivals, max_calls)), max_in_flight)
+    await load.arrived
+    if load.in_flight:
+        engine.at(engine.now() + drain, load.give_up)
+        await load.over
+    return sorted(load.records or ())
 
-    def elapsed(at_least: float) -> float:
-        return max(at_least, runtime.now() - began)  # a sleep may end one rounding error early
 
-    def keep(request: Request, started: float, outcome: str, attempts: int) -> None:
-        record = Record(request.intended, started, elapsed(started), outcome == OK, outcome, attempts)
-        records.append(record)
-        if on_record is not None:
-            on_record(record)
+@final
+class _Load:
+    """A load on its way. All seconds are on the engine's clock, whose timers make the calls."""
 
-    async def make(request: Request) -> None:
-        nonlocal in_flight
+    def __init__(
+        self,
+        engine: Engine,
+        call: Callable[[Request], Awaitable[Any]],
+        judge: Callable[[Any], str],
+        on_record: Callable[[Record], object] | None,
+        records: list[Record] | None,
+    ) -> None:
+        self.records = records
+        self.arrived = engine.signal()
+        """Told when the last call was due."""
+        self.over = engine.signal()
+        """Told when no call runs any more, or too long."""
+        self._engine = engine
+        self._began = engine.now()
+        self._call = call
+        self._judge = judge
+        self._on_record = on_record
+        self._running: dict[Request, float] = {}
+
+    def begin(self, arrivals: Iterator[float], max_in_flight: int) -> None:
+        engine, began = self._engine, self._began
+        numbered = enumerate(arrivals)
+
+        def arrange_next() -> None:
+            arrival = next(numbered, None)
+            if arrival is None:
+                _tell(self.arrived)
+            else:
+                engine.at(began + arrival[1], arrive, *arrival)
+
+        def arrive(number: int, intended: float) -> None:
+            request = Request(number, intended)
+            if len(self._running) < max_in_flight:
+                self._running[request] = self._elapsed(intended)
+                engine.spawn(self._make, request)
+            else:
+                self._keep(request, self._elapsed(intended), DROPPED, 0)
+            arrange_next()
+
+        arrange_next()
+
+    async def _make(self, request: Request) -> None:
         _request.set(request)
-        started = elapsed(request.intended)
+        self._running[request] = self._elapsed(request.intended)
         outcome = UNFINISHED
         try:
-            result = await call(request)
+            result = await self._call(request)
         except Exception as error:  # noqa: BLE001 - whatever the service raises is a failed call
             outcome = type(error).__name__
         else:
-            outcome = judge(result)
+            outcome = self._judge(result)
         finally:
-            in_flight -= 1
-            keep(request, started, outcome, max(1, request.attempts))
+            self._end(request, outcome)
 
-    async with anyio.create_task_group() as tasks:
-        for number, intended in enumerate(islice(arrivals, max_calls)):
-            if intended > max_seconds:
-                break
-            await runtime.sleep(max(0.0, began + intended - runtime.now()))
-            request = Request(number, intended)
-            if in_flight < max_in_flight:
-                in_flight += 1
-                tasks.start_soon(make, request)
-            else:
-                keep(request, elapsed(intended), DROPPED, 0)
-        tasks.cancel_scope.deadline = anyio.current_time() + drain
-    return sorted(records)
+    def _end(self, request: Request, outcome: str) -> None:
+        started = self._running.pop(request, None)
+        if started is None:
+            return  # it was given up
+        self._keep(request, started, outcome, max(1, request.attempts))
+        if not self._running and self.arrived.done():
+            _tell(self.over)
+
+    def give_up(self) -> None:
+        """Record what still runs as unfinished; its tasks end with the engine."""
+        for request in [*self._running]:
+            self._end(request, UNFINISHED)
+
+    @property
+    def in_flight(self) -> int:
+        """How many calls run."""
+        return len(self._running)
+
+    def _elapsed(self, at_least: float) -> float:
+        return max(at_least, self._engine.now() - self._began)  # a timer may fire one rounding error early
+
+    def _keep(self, request: Request, started: float, outcome: str, attempts: int) -> None:
+        finished = self._elapsed(started)
+        record = Record(request.intended, started, finished, outcome == OK, outcome, attempts, request.number)
+        if self.records is not None:
+            self.records.append(record)
+        if self._on_record is not None:
+            self._on_record(record)
+
+
+def _tell(signal: Signal) -> None:
+    if not signal.done():
+        signal.set_result(None)

@@ -9,13 +9,13 @@ from __future__ import annotations
 import math
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import final
 
 from resilient.lab.load import Record
 
-__all__ = ["Histogram", "Summary", "Window", "percentile", "recovery_time", "series", "summarise"]
+__all__ = ["Histogram", "Summary", "Window", "first_recovered", "percentile", "recovery_time", "series", "summarise"]
 
 
 def _rank(q: float, values: int) -> int:
@@ -204,11 +204,34 @@ def recovery_time(
     before = _between(good, start, began)
     if before == 0:
         raise ValueError(f"trigger={trigger!r}: no call succeeded between second {start!r} and its beginning")
-    enough = fraction * before / (began - start) * window
     if end is None:
         end = max(record.intended for record in records)
-    for second in range(max(0, math.floor(end - window - ended + 1e-9) + 1)):
-        if _between(good, ended + second, ended + second + window) >= enough - 1e-9:
+    return first_recovered(
+        lambda low, high: _between(good, low, high),
+        rate=before / (began - start),
+        since=ended,
+        until=end,
+        window=window,
+        fraction=fraction,
+    )
+
+
+def first_recovered(
+    successes: Callable[[float, float], float],
+    *,
+    rate: float,
+    since: float,
+    until: float,
+    window: float = 3.0,
+    fraction: float = 0.95,
+) -> float | None:
+    """Return how many seconds after `since` the `successes` between two seconds are back at `rate` a second, or None.
+
+    See `recovery_time`.
+    """
+    enough = fraction * rate * window - 1e-9
+    for second in range(max(0, math.floor(until - window - since + 1e-9) + 1)):
+        if successes(since + second, since + second + window) >= enough:
             return float(second)
     return None
 

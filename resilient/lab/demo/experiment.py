@@ -10,12 +10,13 @@ import anyio
 import httpx
 
 from resilient.events import Event
+from resilient.lab.arrivals import constant
 from resilient.lab.demo.callers import CALLERS, Kind
 from resilient.lab.demo.evidence import Evidence
 from resilient.lab.demo.fleet import Fleet
 from resilient.lab.demo.ledger import audit, rows
 from resilient.lab.demo.script import Act, Settings
-from resilient.lab.load import OK, Record, Request, constant, drive
+from resilient.lab.load import OK, Record, Request, drive
 
 __all__ = ["Audience", "run"]
 

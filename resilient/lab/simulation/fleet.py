@@ -1,0 +1,86 @@
+"""The servers of a tier, and what discovery says of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from itertools import count
+from typing import final
+
+from resilient.instance import Instance
+from resilient.lab.engine import Engine
+from resilient.lab.scenario import Tier
+from resilient.lab.world.chance import Chance
+from resilient.lab.world.job import Job
+from resilient.lab.world.registry import Registry
+from resilient.lab.world.server import Handler, Records, Server
+
+__all__ = ["Fleet"]
+
+
+@final
+class Fleet:
+    """The running servers of a tier. `by_id` has those that have left, too: callers may not know it yet."""
+
+    def __init__(
+        self,
+        tier: Tier,
+        engine: Engine,
+        chance: Chance,
+        *,
+        handler: Callable[[Instance], Handler] | None = None,
+        effect: Callable[[Job], object] | None = None,
+    ) -> None:
+        self.tier = tier
+        self.sent = 0
+        """Attempts that were sent to it, whether or not they arrived."""
+        self.sent_to: dict[str, int] = {}
+        self._engine = engine
+        self._draw = chance.of_call(f"service times of {tier.name}")
+        self._records = Records() if tier.honours_keys else None
+        self._handler = handler
+        self._effect = effect
+        self._numbers = count()
+        self.by_id: dict[str, Server] = {}
+        self.servers = [self._new() for _ in range(tier.instances)]
+        self.registry = Registry(engine, [server.instance for server in self.servers], lag=tier.lag)
+
+    def _new(self) -> Server:
+        tier, number = self.tier, next(self._numbers)
+        instance = Instance(
+            id=f"{tier.name}-{number}", host=f"{tier.name}-{number}", port=80, zone=tier.zones[number % len(tier.zones)]
+        )
+        server = Server(
+            instance,
+            self._engine,
+            self._draw,
+            workers=tier.workers,
+            service_time=tier.service_time,
+            queue=tier.queue(),
+            records=self._records,
+            handler=None if self._handler is None else self._handler(instance),
+            effect=self._effect,
+        )
+        self.by_id[instance.id] = server
+        return server
+
+    def replace(self, number: int) -> None:
+        """Let the oldest `number` servers leave at once, and as many new ones join; discovery follows."""
+        leaving, self.servers = self.servers[:number], self.servers[number:]
+        for server in leaving:
+            server.die()
+        self.servers += [self._new() for _ in leaving]
+        self.announce()
+
+    def announce(self) -> None:
+        """Tell discovery who is there."""
+        self.registry.change([server.instance for server in self.servers])
+
+    @property
+    def queued(self) -> int:
+        """Calls that wait for a worker."""
+        return sum(len(server.queue) for server in self.servers)
+
+    def counts(self) -> Mapping[str, int]:
+        """What its servers did: calls `served`, and of these `wasted`, because nobody waited any more."""
+        servers = self.by_id.values()
+        return {"served": sum(server.served for server in servers), "wasted": sum(server.wasted for server in servers)}

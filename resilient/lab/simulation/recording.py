@@ -1,0 +1,132 @@
+"""Sums up a run while it goes on, in memory that the number of calls does not grow."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Mapping
+from typing import final
+
+from resilient.lab.load import Record
+from resilient.lab.metrics import Histogram, first_recovered
+
+__all__ = ["Recording"]
+
+_OPEN = 120
+"""Seconds for which the latencies are kept apart; a call that ends later still counts for the whole run."""
+
+Number = float | None
+
+
+@final
+class Recording:
+    """What became of all calls, second by second and in all.
+
+    A call is *good* if it succeeded within `deadline` of when it was due. Calls count in the second in which they were
+    due, for latencies too; what is done (goodput, failures) counts in the second in which it was done.
+    """
+
+    def __init__(self, *, start: float, end: float, deadline: float, trigger: tuple[float, float] | None) -> None:
+        self._start = int(start)
+        self._end = math.ceil(end)
+        self._deadline = deadline
+        self._trigger = trigger
+        self._offered: defaultdict[int, int] = defaultdict(int)
+        self._good: defaultdict[int, int] = defaultdict(int)
+        self._failed: defaultdict[int, int] = defaultdict(int)
+        self._latencies: dict[int, Histogram] = {}
+        self._quantiles: dict[int, tuple[float, float]] = {}
+        self._all = Histogram()
+        self._calls = self._successes = 0
+        self._groups: dict[str, list[int]] = {}
+
+    def record(self, record: Record, groups: tuple[str, ...] = ()) -> None:
+        """Count one call, also for the `groups` that it belongs to."""
+        due = int(record.intended)
+        latency = record.finished - record.intended
+        good = record.ok and latency <= self._deadline
+        counts = self._start <= due < self._end
+        self._offered[due] += 1
+        (self._good if good else self._failed)[int(record.finished)] += 1
+        if counts:
+            self._calls += 1
+            self._successes += good
+            for group in groups:
+                tally = self._groups.setdefault(group, [0, 0])
+                tally[0] += 1
+                tally[1] += good
+        if record.ok:
+            self._note(due, latency, counts=counts)
+
+    def _note(self, due: int, latency: float, *, counts: bool) -> None:
+        latencies = self._latencies.get(due)
+        if latencies is None:
+            if due in self._quantiles:
+                if counts:
+                    self._all.record(latency)
+                return
+            latencies = self._latencies[due] = Histogram()
+            if len(self._latencies) > _OPEN:
+                self._close(min(self._latencies))
+        latencies.record(latency)
+
+    def _close(self, second: int) -> None:
+        latencies = self._latencies.pop(second)
+        self._quantiles[second] = (latencies.quantile(0.5), latencies.quantile(0.99))
+        if self._start <= second < self._end:
+            self._all.merge(latencies)
+
+    def metrics(self) -> dict[str, Number]:
+        """What the run comes to."""
+        self._close_all()
+        span = self._end - self._start
+        some = self._all.count > 0
+        found: dict[str, Number] = {
+            "calls": self._calls,
+            "success": self._successes / self._calls if self._calls else None,
+            "goodput": self._successes / span,
+            "p50": self._all.quantile(0.5) if some else None,
+            "p99": self._all.quantile(0.99) if some else None,
+            "p999": self._all.quantile(0.999) if some else None,
+            "max": self._all.maximum if some else None,
+            "mean": self._all.total / self._all.count if some else None,
+        }
+        for group, (calls, good) in sorted(self._groups.items()):
+            found[f"success.{group}"] = good / calls
+        if self._trigger is not None:
+            begins, ends = (int(instant) for instant in self._trigger)
+            before = self._rate(self._start, begins)
+            found["goodput.before"] = before
+            found["goodput.during"] = self._rate(begins, ends)
+            found["goodput.after"] = self._rate(ends, self._end)
+            found["recovery"] = first_recovered(
+                lambda low, high: self._rate(int(low), int(high)) * (high - low),
+                rate=before,
+                since=ends,
+                until=self._end,
+            )
+        return found
+
+    def _close_all(self) -> None:
+        for second in sorted(self._latencies):
+            self._close(second)
+
+    def _rate(self, low: int, high: int) -> float:
+        return sum(self._good[second] for second in range(low, high)) / (high - low)
+
+    def series(self) -> dict[str, list[Number]]:
+        """The same over time, one value a second."""
+        self._close_all()
+        seconds = range(self._end)
+        quantiles = [self._quantiles.get(second, (None, None)) for second in seconds]
+        counted: Mapping[str, Mapping[int, int]] = {
+            "offered": self._offered,
+            "goodput": self._good,
+            "failures": self._failed,
+        }
+        found: dict[str, list[Number]] = {
+            name: [counts.get(second, 0) for second in seconds] for name, counts in counted.items()
+        }
+        found["p50"] = [low for low, _ in quantiles]
+        found["p99"] = [high for _, high in quantiles]
+        return found

@@ -1,0 +1,265 @@
+"""A running world: one scenario, one set of policies, one seed."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import AsyncExitStack
+from typing import Any, final
+
+from resilient.call import Call, Priority
+from resilient.context import serving
+from resilient.errors import Rejected
+from resilient.instance import Instance
+from resilient.lab.engine import Engine
+from resilient.lab.load import OK, Record, Request, drive
+from resilient.lab.scenario import OpenLoop, Scenario
+from resilient.lab.simulation.caller import Caller
+from resilient.lab.simulation.fleet import Fleet
+from resilient.lab.simulation.recording import Number, Recording
+from resilient.lab.stacks import Setting, Stack
+from resilient.lab.world.chance import Chance
+from resilient.lab.world.job import Errand, Job, Reply
+from resilient.lab.world.network import Network
+from resilient.lab.world.server import Handler
+from resilient.policies.circuit_breaker import CircuitBreaker
+
+__all__ = ["World"]
+
+_MAX_IN_FLIGHT = 100_000
+_SHARES = 32
+"""Up to how many instances each one's share of the attempts is a metric."""
+
+
+@final
+class World:
+    """Servers, a network, callers with real policies, and what is recorded of them."""
+
+    def __init__(self, scenario: Scenario, stack: Stack, seed: int, engine: Engine) -> None:
+        self.scenario = scenario
+        self.stack = stack
+        self.engine = engine
+        self.began = engine.now()
+        self.chance = Chance(seed)
+        self.effects: Counter[int] = Counter()
+        """How often each write had its effect, by the number of the user's call."""
+        self.fleets: dict[str, Fleet] = {}
+        for tier in scenario.tiers:
+            self.fleets[tier.name] = Fleet(
+                tier,
+                engine,
+                self.chance,
+                handler=self._handler_of(tier.name) if tier.calls else None,
+                effect=self._count_effect if scenario.load.writes > 0 and not tier.calls else None,
+            )
+        self.network = Network(engine, self.chance, latency=scenario.latency)
+        self.callers: list[Caller] = []
+        self.recording = Recording(
+            start=scenario.warmup, end=scenario.duration, deadline=scenario.deadline, trigger=scenario.trigger
+        )
+        self.series: dict[str, list[Number]] = {"attempts": [], "queue": [], "ejected": [], "open": []}
+        self.extra: dict[str, Number] = {}
+        """Metrics that parts of the world add."""
+        self._servers_callers: dict[tuple[str, str], Caller] = {}
+        self._last = self.fleets[scenario.tiers[-1].name]
+        self._sampled = 0
+
+    def fleet(self, name: str = "") -> Fleet:
+        """The servers of the tier `name`; by default those that the users call."""
+        return self.fleets[name or self.scenario.tiers[0].name]
+
+    # -- callers ----------------------------------------------------------------------------------------------------
+
+    async def open(self, stack: AsyncExitStack) -> None:
+        """Open every caller's service."""
+        front = self.fleet()
+        for _ in range(self.scenario.clients):
+            self.callers.append(await self._caller(front, stack))
+        for tier in self.scenario.tiers:
+            for server in self.fleets[tier.name].servers:
+                for name in tier.calls:
+                    caller = await self._caller(self.fleets[name], stack)
+                    self._servers_callers[server.instance.id, name] = caller
+
+    async def _caller(self, fleet: Fleet, stack: AsyncExitStack) -> Caller:
+        scenario, tier = self.scenario, fleet.tier
+        setting = Setting(
+            name=tier.name,
+            timeout=scenario.timeout,
+            attempt_timeout=scenario.attempt_timeout,
+            honours_keys=tier.honours_keys,
+        )
+        service = await stack.enter_async_context(self.stack.make(setting, fleet.registry))
+        return Caller(service, self._sender(fleet), reckless=self.stack.reckless)
+
+    def _sender(self, fleet: Fleet) -> Callable[[Call], Awaitable[Reply]]:
+        network, tell, by_id, sent_to = self.network, self.stack.tells, fleet.by_id, fleet.sent_to
+
+        def send(call: Call) -> Awaitable[Reply]:
+            instance = call.instance
+            assert instance is not None
+            fleet.sent += 1
+            sent_to[instance.id] = sent_to.get(instance.id, 0) + 1
+            return network.send(call, by_id[instance.id], tell=tell)
+
+        return send
+
+    def _handler_of(self, tier: str) -> Callable[[Instance], Handler]:
+        def handler_at(instance: Instance) -> Handler:
+            async def handle(job: Job) -> Reply:
+                names = self.fleets[tier].tier.calls
+                with serving(deadline=job.deadline, priority=job.priority):
+                    for name in names:
+                        reply = await self._onward(self._servers_callers[instance.id, name], job, instance.zone)
+                        if not reply.ok:
+                            return reply
+                return Reply()
+
+            return handle
+
+        return handler_at
+
+    async def _onward(self, caller: Caller, job: Job, zone: str | None) -> Reply:
+        """Call the next tier as a server does: what fails there fails here, as an overload or as an error."""
+        try:
+            reply = await caller.call(job.errand.onward(job.attempt, zone))
+        except Rejected:
+            return Reply(503)
+        except Exception:  # noqa: BLE001 - whatever it is, a server says 500
+            return Reply(500)
+        return reply if reply.ok or reply.status == 503 else Reply(500)  # noqa: PLR2004 - as HTTP has it
+
+    # -- users ------------------------------------------------------------------------------------------------------
+
+    def errands(self) -> Callable[[int], Errand]:
+        """A function that makes the errand of each of the users' calls, the same under every policy."""
+        load, zones = self.scenario.load, self.scenario.client_zones
+        of_call = self.chance.of_call
+        writes, keys, priority = of_call("writes"), of_call("keys"), of_call("priorities")
+        ladder = _ladder(load.priorities)
+        clients = self.scenario.clients
+
+        def errand(number: int) -> Errand:
+            return Errand(
+                number,
+                repeatable=not (load.writes and writes(number, 0) < load.writes),
+                priority=ladder[0][1] if len(ladder) == 1 else _step(ladder, priority(number, 0)),
+                key=0 if load.keys is None else load.keys.key(keys(number, 0)),
+                zone=zones[number % clients % len(zones)],
+            )
+
+        return errand
+
+    async def run(self) -> None:
+        """Let users call until the end."""
+        self._sample()
+        for fault in self.scenario.faults:
+            fault.schedule(self)
+        load = self.scenario.load
+        if isinstance(load, OpenLoop):
+            await self._open_loop(load)
+        else:
+            raise TypeError(f"load={load!r}: nobody knows how to make such a load")
+
+    async def _open_loop(self, load: OpenLoop) -> None:
+        scenario, callers = self.scenario, self.callers
+        errand_of = self.errands()
+        groups_of = self._groups(errand_of)
+
+        async def call(request: Request) -> Reply:
+            errand = errand_of(request.number)
+            try:
+                return await callers[request.number % len(callers)].call(errand)
+            finally:
+                request.attempts = errand.attempts
+
+        def note(record: Record) -> None:
+            self.recording.record(record, groups_of(record.number))
+
+        await drive(
+            call,
+            load.arrivals(self.chance.stream("arrivals").random),
+            judge=_judge,
+            max_calls=10**9,
+            max_seconds=scenario.duration,
+            max_in_flight=_MAX_IN_FLIGHT,
+            drain=scenario.drain,
+            on_record=note,
+            keep=False,
+            engine=self.engine,
+        )
+
+    def _groups(self, errand_of: Callable[[int], Errand]) -> Callable[[int], tuple[str, ...]]:
+        """Which groups a call counts for: its priority, where there are several."""
+        if len(self.scenario.load.priorities) < 2:  # noqa: PLR2004 - several
+            return lambda _number: ()
+        return lambda number: (errand_of(number).priority.name.lower(),)
+
+    def _count_effect(self, job: Job) -> None:
+        if not job.errand.repeatable:
+            self.effects[job.errand.origin] += 1
+
+    # -- what is seen -----------------------------------------------------------------------------------------------
+
+    def _sample(self) -> None:
+        """Look at the world once a second: at the servers, and at what the first caller knows of them."""
+        second = len(self.series["queue"])
+        if second >= math.ceil(self.scenario.duration):
+            return
+        last = self._last
+        self.series["attempts"].append(last.sent - self._sampled)
+        self._sampled = last.sent
+        self.series["queue"].append(last.queued)
+        if self.callers:
+            service = self.callers[0].service
+            standings = service.instances()
+            self.series["ejected"].append(sum(one.state in {"ejected", "trial"} for one in standings))
+            self.series["open"].append(_open_circuits(service.pipeline.policies))
+        self.engine.at(self.began + second + 1, self._sample)
+
+    def metrics(self) -> dict[str, Number]:
+        """What the run comes to."""
+        found = self.recording.metrics()
+        offered = found["calls"]
+        counts = [fleet.counts() for fleet in self.fleets.values()]
+        served = sum(count["served"] for count in counts)
+        found["amplification"] = self._last.sent / offered if offered else None
+        found["wasted"] = sum(count["wasted"] for count in counts) / served if served else None
+        found["queue.max"] = max((value or 0 for value in self.series["queue"]), default=0)
+        if self.scenario.load.writes > 0:
+            found["duplicates"] = sum(times - 1 for times in self.effects.values())
+        sent_to = self._last.sent_to
+        if 1 < len(sent_to) <= _SHARES:
+            for name, sent in sorted(sent_to.items()):
+                found[f"share.{name}"] = sent / self._last.sent
+        found.update(self.extra)
+        if self.scenario.measure is not None:
+            found.update(self.scenario.measure(self))
+        return found
+
+    def all_series(self) -> dict[str, list[Number]]:
+        """The same over time, one value a second."""
+        return self.recording.series() | self.series
+
+
+def _judge(reply: Reply) -> str:
+    return OK if reply.ok else str(reply.status)
+
+
+def _ladder(shares: Mapping[Priority, float]) -> list[tuple[float, Priority]]:
+    total = math.fsum(shares.values())
+    steps: list[tuple[float, Priority]] = []
+    reached = 0.0
+    for priority in sorted(shares):
+        reached += shares[priority] / total
+        steps.append((reached, priority))
+    return steps
+
+
+def _step(ladder: list[tuple[float, Priority]], u: float) -> Priority:
+    return next((priority for reached, priority in ladder if u < reached), ladder[-1][1])
+
+
+def _open_circuits(policies: Any) -> int:
+    return sum(isinstance(policy, CircuitBreaker) and policy.state.value != "closed" for policy in policies)

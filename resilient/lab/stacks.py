@@ -1,0 +1,142 @@
+"""The policies that are compared, by name.
+
+`none`
+    An attempt timeout, round robin, and nothing else.
+`retry1`, `retry3`, `retryN`
+    N retries after a first attempt, with exponential backoff and full jitter, of whatever fails: what most programs
+    have. No budget, no regard for whether a call may run twice, round robin.
+`default`
+    What a `Service` has if one says nothing else, with an idempotency key where the far side honours it.
+`module:factory`
+    Your own: a function that returns a `Service`, a `Pipeline` or a list of policies. It is called once for each
+    client, with a `Setting` if it takes an argument, and may be the very function that production uses: only where the
+    instances are found is replaced.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any, TypeAlias, cast, final
+
+from resilient.balancing import Balance, RoundRobin
+from resilient.call import Policy
+from resilient.discovery import Discovery
+from resilient.pipeline import Pipeline
+from resilient.policies.honoured import Honoured
+from resilient.policies.retry import Backoff, Retry
+from resilient.policies.timeout import Timeout
+from resilient.service import Service, default_policies
+
+__all__ = ["Factory", "Maker", "Setting", "Stack", "made_by", "stack"]
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Setting:
+    """What a scenario asks of the policies that it tries: what a caller of this service would know of it."""
+
+    name: str
+    """Of the service."""
+    timeout: float
+    """Seconds that the whole call may take."""
+    attempt_timeout: float
+    """Seconds that one attempt may take."""
+    honours_keys: bool = False
+    """Whether the service honours idempotency keys."""
+
+
+Maker: TypeAlias = Callable[[Setting, Discovery], Service]
+Factory: TypeAlias = "Callable[[], Made] | Callable[[Setting], Made]"
+Made: TypeAlias = Service | Pipeline | Sequence[Policy]
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stack:
+    """Policies by name, and what a caller that has them is like."""
+
+    name: str
+    make: Maker
+    reckless: bool = False
+    """Whether it repeats what may not run twice."""
+    tells: bool = True
+    """Whether it tells servers its deadline, as resilient's HTTP client does and other clients do not."""
+
+
+def _none(setting: Setting, discovery: Discovery) -> Service:
+    return _naive(setting, discovery, ())
+
+
+def _naive(setting: Setting, discovery: Discovery, policies: Sequence[Policy]) -> Service:
+    stack = [*policies, Balance(), Timeout(setting.attempt_timeout)]
+    return Service(setting.name, discovery, balancer=RoundRobin(), ejection=None, policies=stack)
+
+
+def _retries(number: int) -> Maker:
+    def make(setting: Setting, discovery: Discovery) -> Service:
+        retry = Retry(attempts=number + 1, backoff=Backoff(), budget=None)
+        return _naive(setting, discovery, (Timeout(setting.timeout), retry))
+
+    return make
+
+
+def _default(setting: Setting, discovery: Discovery) -> Service:
+    policies = default_policies(
+        timeout=setting.timeout,
+        attempt_timeout=setting.attempt_timeout,
+        idempotency=Honoured() if setting.honours_keys else None,
+    )
+    return Service(setting.name, discovery, policies=policies)
+
+
+_RETRIES = re.compile(r"retry([1-9]\d?)")
+
+
+def stack(name: str) -> Stack:
+    """Return the policies of that name; see this module for the names that there are.
+
+    Raises `ValueError` for a name that is none and for a factory that cannot be imported, and `TypeError` for one that
+    is no function.
+    """
+    if name == "none":
+        return Stack(name=name, make=_none, reckless=True, tells=False)
+    if (retries := _RETRIES.fullmatch(name)) is not None:
+        return Stack(name=name, make=_retries(int(retries[1])), reckless=True, tells=False)
+    if name == "default":
+        return Stack(name=name, make=_default)
+    module, colon, path = name.partition(":")
+    if not (module and colon and path):
+        raise ValueError(f"policy {name!r}: one of none, retry1, retry3 (retryN), default, or module:factory")
+    return Stack(name=name, make=made_by(_find(name, module, path)))
+
+
+def _find(name: str, module: str, path: str) -> Factory:
+    try:
+        found: Any = import_module(module)
+        for part in path.split("."):
+            found = getattr(found, part)
+    except (ImportError, AttributeError) as error:
+        raise ValueError(f"policy {name!r}: {error}") from error
+    if not callable(found):
+        raise TypeError(f"policy {name!r}: expected a function that returns policies, got {found!r}")
+    return cast("Factory", found)
+
+
+def made_by(factory: Factory) -> Maker:
+    """Make services of what the factory returns, whichever form that has."""
+    wants_setting = bool(inspect.signature(factory).parameters)
+
+    def make(setting: Setting, discovery: Discovery) -> Service:
+        made = cast("Any", factory)(setting) if wants_setting else cast("Any", factory)()
+        if isinstance(made, Service):
+            made.discovery = discovery
+            return made
+        if isinstance(made, Pipeline):  # it balances nothing: its client takes what a name server gives it, in turn
+            return Service(setting.name, discovery, balancer=RoundRobin(), ejection=None, policies=[*made])
+        return Service(setting.name, discovery, policies=cast("Sequence[Policy]", made))
+
+    return make

@@ -1,0 +1,1 @@
+"""Parts of a simulated world: servers that work on what was abandoned, their queues, a network, discovery with lag."""

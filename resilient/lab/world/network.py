@@ -1,0 +1,138 @@
+"""What lies between callers and servers: time, loss, and partitions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, final
+
+from resilient.call import Call
+from resilient.lab.engine import Engine, Signal
+from resilient.lab.world.chance import Chance
+from resilient.lab.world.job import Errand, Job, Reply
+from resilient.lab.world.server import Server
+from resilient.lab.world.service_times import ServiceTime
+
+__all__ = ["CorruptReply", "Network"]
+
+
+class CorruptReply(OSError):
+    """What came back is not what was sent."""
+
+
+@final
+class Network:
+    """Carries attempts to servers and replies back.
+
+    `latency` is one way. What is lost is not reported to anybody: the caller waits until its own patience is at an end.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        chance: Chance,
+        *,
+        latency: ServiceTime | None = None,
+        lose_request: float = 0.0,
+        lose_reply: float = 0.0,
+        repeat: float = 0.0,
+        corrupt: float = 0.0,
+        name: str = "network",
+    ) -> None:
+        self._engine = engine
+        self._latency = latency
+        self.lose_request = lose_request
+        """The fraction of requests that never arrive."""
+        self.lose_reply = lose_reply
+        """The fraction of replies that never arrive: the work was done."""
+        self.repeat = repeat
+        """The fraction of requests that arrive twice."""
+        self.corrupt = corrupt
+        """The fraction of replies that say something else than what was sent."""
+        self.cut: set[str | None] = set()
+        """Zones that nothing gets into or out of."""
+        names = ("out", "back", "lost out", "lost back", "twice", "changed")
+        self._draws: dict[str, Callable[[int, int], float]] = {
+            what: chance.of_call(f"{name}, {what}") for what in names
+        }
+
+    def _happens(self, what: str, fraction: float, job: Job) -> bool:
+        return fraction > 0.0 and self._draws[what](job.errand.number, job.attempt) < fraction
+
+    async def send(self, call: Call, server: Server, *, tell: bool) -> Reply:
+        """Make one attempt of the call at a server: the innermost step of every pipeline in a world.
+
+        `tell` is whether the caller tells the server its deadline and priority, and its idempotency key.
+        """
+        errand: Errand = call.request
+        attempt = errand.attempts
+        errand.attempts = attempt + 1
+        signal = self._engine.signal()
+        job = Job(
+            errand,
+            attempt,
+            _Answer(self, signal),
+            deadline=call.deadline if tell else None,
+            priority=errand.priority,
+            idempotency_key=call.idempotency_key,
+        )
+        self._deliver(server, job)
+        try:
+            reply: Reply | Exception = await signal
+        except BaseException:
+            job.left = True
+            raise
+        if isinstance(reply, Exception):
+            raise reply
+        if not reply.intact:
+            raise CorruptReply(f"{server.instance.id}: the checksum of the reply does not hold")
+        return reply
+
+    def _deliver(self, server: Server, job: Job) -> None:
+        if self._severed(server, job) or self._happens("lost out", self.lose_request, job):
+            return
+        delay = (
+            0.0 if self._latency is None else self._latency.quantile(self._draws["out"](job.errand.number, job.attempt))
+        )
+        for copy in (job, job.again()) if self._happens("twice", self.repeat, job) else (job,):
+            if delay:
+                self._engine.at(self._engine.now() + delay, server.receive, copy)
+            else:
+                server.receive(copy)
+
+    def _severed(self, server: Server, job: Job) -> bool:
+        return (
+            bool(self.cut)
+            and server.zone != job.errand.zone
+            and (server.zone in self.cut or job.errand.zone in self.cut)
+        )
+
+    def back(self, signal: Signal, job: Job, reply: Reply | Exception) -> None:
+        """Carry a reply to the caller."""
+        if self._happens("lost back", self.lose_reply, job):
+            return
+        if self._happens("changed", self.corrupt, job) and isinstance(reply, Reply):
+            reply = reply._replace(value=self._draws["changed"](job.errand.number, job.attempt), intact=False)
+        if self._latency is None:
+            _tell(signal, reply)
+        else:
+            delay = self._latency.quantile(self._draws["back"](job.errand.number, job.attempt))
+            self._engine.at(self._engine.now() + delay, _tell, signal, reply)
+
+
+def _tell(signal: Signal, reply: Any) -> None:
+    if not signal.done():
+        signal.set_result(reply)
+
+
+@final
+class _Answer:
+    """Takes a server's reply to the attempt that waits for it."""
+
+    __slots__ = ("_network", "_signal")
+
+    def __init__(self, network: Network, signal: Signal) -> None:
+        self._network = network
+        self._signal = signal
+
+    def __call__(self, job: Job, reply: Reply | Exception) -> None:
+        self._network.back(self._signal, job, reply)

@@ -1,0 +1,201 @@
+"""A server: workers, a line in front of them, and everything that can be wrong with it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeAlias, final
+
+from resilient.instance import Instance
+from resilient.lab.engine import Engine
+from resilient.lab.world.job import Job, Reply
+from resilient.lab.world.queues import Queue
+from resilient.lab.world.service_times import ServiceTime
+
+__all__ = ["Handler", "Records", "Server"]
+
+Handler: TypeAlias = "Callable[[Job], Coroutine[Any, Any, Reply]]"
+"""What a server does after its own work, while it holds the worker: calls to the next tier."""
+
+_DONE = Reply()
+_OVERLOADED = Reply(503)
+_PENDING = Reply(409, retry_after=0.05)
+
+
+@final
+class Records:
+    """The keys whose work is done or being done, in the memory that a tier's servers share: a database.
+
+    The far side of idempotency keys: the work of one key has its effect once, and every reply to it is the same.
+    """
+
+    def __init__(self) -> None:
+        self.done: dict[str, Reply] = {}
+        self.running: set[str] = set()
+
+
+@final
+class Server:
+    """One instance of a tier, as a process on a machine of its own.
+
+    It does not know whether a caller still waits, so it works on what has been abandoned: that is what keeps an
+    overload alive, and a simulation that cancels such work does not show it.
+    """
+
+    def __init__(
+        self,
+        instance: Instance,
+        engine: Engine,
+        draw: Callable[[int, int], float],
+        *,
+        workers: int,
+        service_time: ServiceTime,
+        queue: Queue,
+        records: Records | None = None,
+        handler: Handler | None = None,
+        effect: Callable[[Job], object] | None = None,
+    ) -> None:
+        self.instance = instance
+        self.zone = instance.zone
+        self.workers = workers
+        self.queue = queue
+        self.reachable = True
+        """Whether connections to it are accepted."""
+        self.answers = True
+        """Whether it reads what it is sent: a black hole accepts, and never answers."""
+        self.slowness = 1.0
+        """By which factor its work takes longer."""
+        self.failing: Callable[[Job], Reply | None] | None = None
+        """Says whether a call fails on arrival, and how, without any work."""
+        self.failing_takes = 0.001
+        """Seconds that such a failure takes."""
+        self.silent: Callable[[Job], bool] | None = None
+        """Says whether the reply to finished work is lost."""
+        self.received = self.served = self.wasted = 0
+        self._engine = engine
+        self._draw = draw
+        self._quantile = service_time.quantile
+        self._running: dict[Job, None] = {}
+        self._stopped_at: float | None = None
+        self._records = records
+        self._handler = handler
+        self._effect = effect
+
+    @property
+    def load(self) -> int:
+        """Calls that it works on, and that wait."""
+        return len(self._running) + len(self.queue)
+
+    # -- calls ------------------------------------------------------------------------------------------------------
+
+    def receive(self, job: Job) -> None:
+        """Take a call from the network."""
+        if not self.reachable:
+            job.answer(job, ConnectionRefusedError(f"{self.instance.id} is down"))
+            return
+        self.received += 1
+        if not self.answers:
+            return
+        now = self._engine.now()
+        if self.failing is not None and (reply := self.failing(job)) is not None:
+            self._engine.at(now + self.failing_takes, job.answer, job, reply)
+            return
+        if job.idempotency_key is not None and self._records is not None:
+            known = self._records.done.get(job.idempotency_key)
+            if known is not None or job.idempotency_key in self._records.running:
+                job.answer(job, _PENDING if known is None else known)
+                return
+            self._records.running.add(job.idempotency_key)
+        job.arrived = now
+        if len(self._running) < self.workers and self._stopped_at is None:
+            self._start(job, now)
+            return
+        refused = self.queue.push(job, now)
+        if refused is not None:
+            self._turn_away(refused)
+
+    def _turn_away(self, job: Job) -> None:
+        self._forget_key(job)
+        job.answer(job, _OVERLOADED)
+
+    def _forget_key(self, job: Job) -> None:
+        if self._records is not None and job.idempotency_key is not None:
+            self._records.running.discard(job.idempotency_key)
+
+    def _start(self, job: Job, now: float) -> None:
+        takes = self._quantile(self._draw(job.errand.number, job.attempt)) * self.slowness
+        job.started = now
+        job.finishes = finishes = now + takes
+        self._running[job] = None
+        self._engine.at(finishes, self._worked, job, finishes)
+
+    def _worked(self, job: Job, instant: float) -> None:
+        if job.finishes != instant or self._stopped_at is not None or job not in self._running:
+            return  # it was held up, or died
+        if self._handler is None:
+            self._finish(job, _DONE)
+        else:
+            self._engine.spawn(self._go_on, job, self._handler)
+
+    async def _go_on(self, job: Job, handler: Handler) -> None:
+        reply = await handler(job)
+        if job in self._running:
+            self._finish(job, reply)
+
+    def _finish(self, job: Job, reply: Reply) -> None:
+        del self._running[job]
+        self.served += 1
+        self.wasted += job.left
+        if reply.ok and self._effect is not None:
+            self._effect(job)
+        if self._records is not None and job.idempotency_key is not None:
+            self._forget_key(job)
+            if reply.ok:
+                self._records.done[job.idempotency_key] = reply
+        if self.silent is None or not self.silent(job):
+            job.answer(job, reply)
+        self._employ(self._engine.now())
+
+    def _employ(self, now: float) -> None:
+        """Give free workers to those who wait."""
+        while len(self._running) < self.workers and self._stopped_at is None:
+            waiting = self.queue.pop(now, self._turn_away)
+            if waiting is None:
+                return
+            self._start(waiting, now)
+
+    # -- what can happen to it --------------------------------------------------------------------------------------
+
+    def stop(self) -> None:
+        """Stand still, as in a long pause of a garbage collector or under SIGSTOP: connections are still accepted."""
+        if self._stopped_at is None:
+            self._stopped_at = self._engine.now()
+
+    def go_on(self) -> None:
+        """Go on where it stood still."""
+        if self._stopped_at is None:
+            return
+        now = self._engine.now()
+        lost = now - self._stopped_at
+        self._stopped_at = None
+        for job in self._running:
+            if job.finishes >= now - lost:
+                job.finishes += lost
+                self._engine.at(job.finishes, self._worked, job, job.finishes)
+        self._employ(now)
+
+    def die(self) -> None:
+        """Lose all that it works on and all that waits; connections break, and new ones are refused."""
+        self.reachable = False
+        now = self._engine.now()
+        jobs = [*self._running]
+        self._running.clear()
+        while (job := self.queue.pop(now, jobs.append)) is not None:
+            jobs.append(job)
+        for job in jobs:
+            self._forget_key(job)
+            job.answer(job, ConnectionResetError(f"{self.instance.id} died"))
+
+    def resize(self, workers: int) -> None:
+        """Have more workers, or fewer as soon as they have finished what they do."""
+        self.workers = workers
+        self._employ(self._engine.now())
