@@ -1,0 +1,85 @@
+"""Plays many runs, on all cores."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from dataclasses import dataclass, field
+from typing import Any, final
+
+from resilient.lab.bench.references import find_policy, make_scenario
+from resilient.lab.simulation.run import Outcome, run
+
+__all__ = ["Job", "play", "play_all"]
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """One run to be made: everything that decides its result."""
+
+    scenario: str
+    policy: str
+    seed: int
+    knobs: dict[str, Any] = field(default_factory=dict[str, Any])
+    backend: str = "asyncio"
+
+
+def play(job: Job) -> Outcome:
+    """Make one run, in this process."""
+    scenario = make_scenario(job.scenario, job.knobs)
+    return run(scenario, find_policy(job.policy, scenario), job.seed, backend=job.backend)
+
+
+def play_all(
+    jobs: Sequence[Job],
+    *,
+    processes: int | None = None,
+    on_outcome: Callable[[Job, Outcome], object] | None = None,
+) -> list[tuple[Job, Outcome]]:
+    """Make all runs and return them in the order of the jobs.
+
+    `processes` is how many run at once (one a core). `on_outcome` is told of each as it comes, in whatever order.
+    Ctrl-C ends it early: what is finished by then is returned, and whoever called sees by the number that something is
+    missing. What a run raises is raised here.
+    """
+    workers = max(1, min(processes or os.cpu_count() or 1, len(jobs)))
+    if workers == 1:
+        return _one_by_one(jobs, on_outcome)
+    done: dict[Job | int, Outcome] = {}
+    # Fresh processes: what a thread of this one holds at this moment must not be copied.
+    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=_ignore_interrupts)
+    waiting: dict[Future[Outcome], int] = {pool.submit(play, job): index for index, job in enumerate(jobs)}
+    try:
+        while waiting:
+            ended, _ = wait(waiting, return_when=FIRST_COMPLETED)
+            for future in ended:
+                index = waiting.pop(future)
+                done[index] = future.result()
+                if on_outcome is not None:
+                    on_outcome(jobs[index], done[index])
+    except KeyboardInterrupt:
+        pass
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+    return [(job, done[index]) for index, job in enumerate(jobs) if index in done]
+
+
+def _ignore_interrupts() -> None:
+    """Ctrl-C reaches the whole group of processes; the one that started the others decides."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _one_by_one(jobs: Sequence[Job], on_outcome: Callable[[Job, Outcome], object] | None) -> list[tuple[Job, Outcome]]:
+    done: list[tuple[Job, Outcome]] = []
+    try:
+        for job in jobs:
+            done.append((job, play(job)))
+            if on_outcome is not None:
+                on_outcome(*done[-1])
+    except KeyboardInterrupt:
+        pass
+    return done
