@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, final
 
 from resilient.lab.bench.references import find_policy, make_scenario
-from resilient.lab.simulation.run import Outcome, run
+from resilient.lab.simulation.run import Mode, Outcome, run
 
 __all__ = ["Job", "play", "play_all"]
 
@@ -26,12 +26,13 @@ class Job:
     seed: int
     knobs: dict[str, Any] = field(default_factory=dict[str, Any])
     backend: str = "asyncio"
+    mode: Mode = "functions"
 
 
 def play(job: Job) -> Outcome:
     """Make one run, in this process."""
     scenario = make_scenario(job.scenario, job.knobs)
-    return run(scenario, find_policy(job.policy, scenario), job.seed, backend=job.backend)
+    return run(scenario, find_policy(job.policy, scenario), job.seed, backend=job.backend, mode=job.mode)
 
 
 def play_all(

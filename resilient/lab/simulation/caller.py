@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import final
+from typing import Protocol, TypeAlias, final
 
 from resilient.call import Call
 from resilient.http.classify import verdict_of_status
@@ -11,7 +11,20 @@ from resilient.lab.world.job import Errand, Reply
 from resilient.service import Service
 from resilient.verdict import Classifier, Verdict, classify_function
 
-__all__ = ["CLASSIFY", "Caller"]
+__all__ = ["CLASSIFY", "Caller", "Calling", "Send"]
+
+Send: TypeAlias = Callable[[Errand, str, float | None, str | None], Awaitable[Reply]]
+"""Makes an attempt: the errand, the instance's id, and the deadline and idempotency key that the server is told."""
+
+
+class Calling(Protocol):
+    """One process that calls one service, with policies, balancer and breakers of its own."""
+
+    service: Service
+
+    async def call(self, errand: Errand) -> Reply:
+        """Make one logical call."""
+        ...
 
 
 def _result(reply: Reply) -> Verdict:
@@ -31,22 +44,25 @@ CLASSIFY = Classifier(error=classify_function.error, result=_result, hint=_hint,
 
 @final
 class Caller:
-    """One process that calls one service, with policies, balancer and breakers of its own.
+    """Calls as decorated functions do: an adapter like the one of HTTP, around the service's own pipeline."""
 
-    It is an adapter, as the one of HTTP is: what it runs is the service's own pipeline.
-    """
-
-    def __init__(self, service: Service, send: Callable[[Call], Awaitable[Reply]], *, reckless: bool) -> None:
+    def __init__(self, service: Service, send: Send, *, reckless: bool, tells: bool) -> None:
         self.service = service
         self._send = send
         self._reckless = reckless
+        self._tells = tells
         self._name = service.name
         self._chain = service.pipeline.chain
 
     async def call(self, errand: Errand) -> Reply:
         """Make one logical call."""
-        call = self.service.begin(self._name, self._send, errand, repeatable=self._reckless or errand.repeatable)
+        call = self.service.begin(self._name, self._invoke, errand, repeatable=self._reckless or errand.repeatable)
         call.classify = CLASSIFY
         call.priority = errand.priority
         reply: Reply = await self._chain(call)
         return reply
+
+    def _invoke(self, call: Call) -> Awaitable[Reply]:
+        instance = call.instance
+        assert instance is not None
+        return self._send(call.request, instance.id, call.deadline if self._tells else None, call.idempotency_key)

@@ -76,6 +76,11 @@ class Recording:
         if self._start <= second < self._end:
             self._all.merge(latencies)
 
+    @property
+    def offered(self) -> int:
+        """All calls that were due, those of the warm-up too."""
+        return sum(self._offered.values())
+
     def metrics(self) -> dict[str, Number]:
         """What the run comes to."""
         self._close_all()

@@ -9,11 +9,11 @@ from typing import final
 from resilient.lab.engine import open_engine
 from resilient.lab.scenario import Scenario
 from resilient.lab.simulation.recording import Number
-from resilient.lab.simulation.world import World
+from resilient.lab.simulation.world import Mode, World
 from resilient.lab.stacks import Stack, stack
 from resilient.testing import virtual_time
 
-__all__ = ["Outcome", "run"]
+__all__ = ["Mode", "Outcome", "run"]
 
 
 @final
@@ -28,16 +28,24 @@ class Outcome:
     series: dict[str, list[Number]]
 
 
-def run(scenario: Scenario, policy: str | Stack, seed: int, *, backend: str = "asyncio") -> Outcome:
+def run(
+    scenario: Scenario, policy: str | Stack, seed: int, *, backend: str = "asyncio", mode: Mode = "functions"
+) -> Outcome:
     """Run the scenario once. The same arguments give the same bytes, on every machine and Python.
 
     `policy` is a name (see `resilient.lab.stacks`), one of the scenario's own contenders, or a `Stack`.
+    `backend` is asyncio or trio. In `mode` "http" the callers are `httpx` clients with `resilient.http.Transport`, on a
+    network in memory; in "functions" they are decorated functions.
+
+    Raises `ValueError` for a name or a mode that is none.
     """
+    if mode not in {"functions", "http"}:
+        raise ValueError(f"mode={mode!r}: 'functions' or 'http'")
     tried = scenario.contenders.get(policy) or stack(policy) if isinstance(policy, str) else policy
 
     async def main() -> Outcome:
         async with open_engine() as engine, AsyncExitStack() as opened:
-            world = World(scenario, tried, seed, engine)
+            world = World(scenario, tried, seed, engine, mode)
             await world.open(opened)
             await world.run()
             return Outcome(

@@ -6,17 +6,19 @@ import math
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack
-from typing import Any, final
+from itertools import takewhile
+from typing import Any, Literal, TypeAlias, final
 
-from resilient.call import Call, Priority
+from resilient.call import Priority
 from resilient.context import serving
 from resilient.errors import Rejected
 from resilient.instance import Instance
 from resilient.lab.engine import Engine
 from resilient.lab.load import OK, Record, Request, drive
 from resilient.lab.scenario import OpenLoop, Scenario
-from resilient.lab.simulation.caller import Caller
+from resilient.lab.simulation.caller import Caller, Calling, Send
 from resilient.lab.simulation.fleet import Fleet
+from resilient.lab.simulation.http_caller import HttpCaller
 from resilient.lab.simulation.recording import Number, Recording
 from resilient.lab.stacks import Setting, Stack
 from resilient.lab.world.chance import Chance
@@ -25,7 +27,9 @@ from resilient.lab.world.network import Network
 from resilient.lab.world.server import Handler
 from resilient.policies.circuit_breaker import CircuitBreaker
 
-__all__ = ["World"]
+__all__ = ["Mode", "World"]
+
+Mode: TypeAlias = Literal["functions", "http"]
 
 _MAX_IN_FLIGHT = 100_000
 _SHARES = 32
@@ -34,9 +38,14 @@ _SHARES = 32
 
 @final
 class World:
-    """Servers, a network, callers with real policies, and what is recorded of them."""
+    """Servers, a network, callers with real policies, and what is recorded of them.
 
-    def __init__(self, scenario: Scenario, stack: Stack, seed: int, engine: Engine) -> None:
+    In `mode` "functions" callers are decorated functions, in "http" they are real `httpx` clients on an in-memory
+    network.
+    """
+
+    def __init__(self, scenario: Scenario, stack: Stack, seed: int, engine: Engine, mode: Mode) -> None:
+        self.mode = mode
         self.scenario = scenario
         self.stack = stack
         self.engine = engine
@@ -54,14 +63,14 @@ class World:
                 effect=self._count_effect if scenario.load.writes > 0 and not tier.calls else None,
             )
         self.network = Network(engine, self.chance, latency=scenario.latency)
-        self.callers: list[Caller] = []
+        self.callers: list[Calling] = []
         self.recording = Recording(
             start=scenario.warmup, end=scenario.duration, deadline=scenario.deadline, trigger=scenario.trigger
         )
         self.series: dict[str, list[Number]] = {"attempts": [], "queue": [], "ejected": [], "open": []}
         self.extra: dict[str, Number] = {}
         """Metrics that parts of the world add."""
-        self._servers_callers: dict[tuple[str, str], Caller] = {}
+        self._servers_callers: dict[tuple[str, str], Calling] = {}
         self._last = self.fleets[scenario.tiers[-1].name]
         self._sampled = 0
 
@@ -82,7 +91,7 @@ class World:
                     caller = await self._caller(self.fleets[name], stack)
                     self._servers_callers[server.instance.id, name] = caller
 
-    async def _caller(self, fleet: Fleet, stack: AsyncExitStack) -> Caller:
+    async def _caller(self, fleet: Fleet, stack: AsyncExitStack) -> Calling:
         scenario, tier = self.scenario, fleet.tier
         setting = Setting(
             name=tier.name,
@@ -91,17 +100,21 @@ class World:
             honours_keys=tier.honours_keys,
         )
         service = await stack.enter_async_context(self.stack.make(setting, fleet.registry))
-        return Caller(service, self._sender(fleet), reckless=self.stack.reckless)
+        make = HttpCaller if self.mode == "http" else Caller
+        caller = make(service, self._sender(fleet), reckless=self.stack.reckless, tells=self.stack.tells)
+        if isinstance(caller, HttpCaller):
+            await stack.enter_async_context(caller)
+        return caller
 
-    def _sender(self, fleet: Fleet) -> Callable[[Call], Awaitable[Reply]]:
-        network, tell, by_id, sent_to = self.network, self.stack.tells, fleet.by_id, fleet.sent_to
+    def _sender(self, fleet: Fleet) -> Send:
+        network, by_id, sent_to = self.network, fleet.by_id, fleet.sent_to
 
-        def send(call: Call) -> Awaitable[Reply]:
-            instance = call.instance
-            assert instance is not None
+        def send(
+            errand: Errand, instance: str, deadline: float | None, idempotency_key: str | None
+        ) -> Awaitable[Reply]:
             fleet.sent += 1
-            sent_to[instance.id] = sent_to.get(instance.id, 0) + 1
-            return network.send(call, by_id[instance.id], tell=tell)
+            sent_to[instance] = sent_to.get(instance, 0) + 1
+            return network.send(errand, by_id[instance], deadline, idempotency_key)
 
         return send
 
@@ -120,7 +133,7 @@ class World:
 
         return handler_at
 
-    async def _onward(self, caller: Caller, job: Job, zone: str | None) -> Reply:
+    async def _onward(self, caller: Calling, job: Job, zone: str | None) -> Reply:
         """Call the next tier as a server does: what fails there fails here, as an overload or as an error."""
         try:
             reply = await caller.call(job.errand.onward(job.attempt, zone))
@@ -179,7 +192,7 @@ class World:
 
         await drive(
             call,
-            load.arrivals(self.chance.stream("arrivals").random),
+            takewhile(lambda due: due < scenario.duration, load.arrivals(self.chance.stream("arrivals").random)),
             judge=_judge,
             max_calls=10**9,
             max_seconds=scenario.duration,
@@ -221,7 +234,7 @@ class World:
     def metrics(self) -> dict[str, Number]:
         """What the run comes to."""
         found = self.recording.metrics()
-        offered = found["calls"]
+        offered = self.recording.offered
         counts = [fleet.counts() for fleet in self.fleets.values()]
         served = sum(count["served"] for count in counts)
         found["amplification"] = self._last.sent / offered if offered else None

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, final
 
-from resilient.call import Call
 from resilient.lab.engine import Engine, Signal
 from resilient.lab.world.chance import Chance
 from resilient.lab.world.job import Errand, Job, Reply
@@ -58,12 +57,12 @@ class Network:
     def _happens(self, what: str, fraction: float, job: Job) -> bool:
         return fraction > 0.0 and self._draws[what](job.errand.number, job.attempt) < fraction
 
-    async def send(self, call: Call, server: Server, *, tell: bool) -> Reply:
-        """Make one attempt of the call at a server: the innermost step of every pipeline in a world.
+    async def send(self, errand: Errand, server: Server, deadline: float | None, idempotency_key: str | None) -> Reply:
+        """Make one attempt of the errand at a server: the innermost step of every pipeline in a world.
 
-        `tell` is whether the caller tells the server its deadline and priority, and its idempotency key.
+        `deadline` and `idempotency_key` are what the server is told. Raises `CorruptReply`, or what a connection dies
+        of.
         """
-        errand: Errand = call.request
         attempt = errand.attempts
         errand.attempts = attempt + 1
         signal = self._engine.signal()
@@ -71,9 +70,9 @@ class Network:
             errand,
             attempt,
             _Answer(self, signal),
-            deadline=call.deadline if tell else None,
+            deadline=deadline,
             priority=errand.priority,
-            idempotency_key=call.idempotency_key,
+            idempotency_key=idempotency_key,
         )
         self._deliver(server, job)
         try:

@@ -1,0 +1,62 @@
+"""The same world, called by functions and by real httpx clients."""
+
+from __future__ import annotations
+
+import pytest
+
+from resilient.lab.arrivals import constant
+from resilient.lab.faults import Crash, Fail, SilentReplies
+from resilient.lab.scenario import OpenLoop, Scenario, Tier
+from resilient.lab.simulation.run import run
+from resilient.lab.world.service_times import Lognormal
+
+
+def world(*faults, writes=0.0, honours_keys=True) -> Scenario:
+    return Scenario(
+        name="test",
+        title="",
+        source="",
+        naive="",
+        good="",
+        tiers=[
+            Tier(name="orders", instances=3, workers=4, service_time=Lognormal(0.01), honours_keys=honours_keys),
+        ],
+        load=OpenLoop(arrivals=lambda _random: constant(50), writes=writes),
+        duration=20,
+        timeout=10,
+        attempt_timeout=1.0,
+        faults=faults,
+    )
+
+
+@pytest.mark.parametrize("mode", ["functions", "http"])
+def test_a_healthy_world_answers_everything(backend, mode):
+    metrics = run(world(), "default", 0, backend=backend, mode=mode).metrics
+    assert (metrics["calls"], metrics["success"], metrics["amplification"]) == (1000, 1.0, 1.0)
+    assert metrics["p50"] == pytest.approx(0.009, rel=0.1)
+
+
+@pytest.mark.parametrize("mode", ["functions", "http"])
+def test_a_server_that_is_down_is_avoided_without_loss(backend, mode):
+    down = Crash(at=5, seconds=5, places=[0])
+    assert run(world(down), "none", 0, backend=backend, mode=mode).metrics["success"] == pytest.approx(0.917, abs=0.01)
+    default = run(world(down), "default", 0, backend=backend, mode=mode).metrics
+    assert default["success"] == 1.0
+    assert default["amplification"] < 1.02
+
+
+@pytest.mark.parametrize("mode", ["functions", "http"])
+def test_a_lost_reply_is_asked_for_again_under_its_key(backend, mode):
+    lost = SilentReplies(ratio=0.05)
+    default = run(world(lost, writes=1.0), "default", 0, backend=backend, mode=mode).metrics
+    assert (default["success"], default["duplicates"]) == (1.0, 0)
+    reckless = run(world(lost, writes=1.0), "retry3", 0, backend=backend, mode=mode).metrics
+    assert reckless["duplicates"] > 20
+
+
+@pytest.mark.parametrize("mode", ["functions", "http"])
+def test_a_write_is_not_repeated_where_no_key_is_honoured(backend, mode):
+    failing = Fail(ratio=0.1)
+    metrics = run(world(failing, writes=1.0, honours_keys=False), "default", 0, backend=backend, mode=mode).metrics
+    assert metrics["amplification"] == 1.0
+    assert metrics["success"] == pytest.approx(0.9, abs=0.03)
