@@ -16,7 +16,7 @@ from resilient.instance import Instance
 from resilient.policies.bulkhead import Bulkhead
 from resilient.snapshot import Snapshot
 
-__all__ = ["Connections", "Connectivity", "Verify", "Wire"]
+__all__ = ["SECURE", "Connections", "Connectivity", "Verify", "Wire"]
 
 Verify: TypeAlias = ssl.SSLContext | str | bool
 """How servers prove who they are: a context of your own, the path of trusted certificates, or whether they have to."""
@@ -26,6 +26,8 @@ _KEEPALIVE = 4.0
 _QUEUE = 1000
 _LONGEST_WAIT = 30.0
 _MAX_URLS = 64
+SECURE = frozenset({"https", "wss"})
+"""The schemes that mean TLS: httpcore knows those of WebSocket too."""
 
 
 @final
@@ -72,7 +74,7 @@ class Wire:
             keepalive_expiry=_KEEPALIVE,
         )
         kind = module.HTTPTransport if sync else module.AsyncHTTPTransport
-        verify = self._ssl if scheme == "https" else False
+        verify = self._ssl if scheme in SECURE else False
         return kind(verify=verify, limits=limits, http2=self._http2, trust_env=False)
 
     def prepare(self, package: Package) -> None:

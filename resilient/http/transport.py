@@ -16,7 +16,7 @@ from resilient.call import Call
 from resilient.context import Options
 from resilient.http.body import Body, close_quietly
 from resilient.http.classify import classify_http
-from resilient.http.connections import Connectivity, Verify, Wire
+from resilient.http.connections import SECURE, Connectivity, Verify, Wire
 from resilient.http.exchange import Exchange
 from resilient.http.package import package_of
 from resilient.http.punctual import make_punctual
@@ -211,7 +211,7 @@ class Transport(_Base):
                 f"{url.host!r} is not the service {service.name!r}: mount another transport for other hosts",
                 request=request,
             )
-        if url.scheme == "https":
+        if url.scheme in SECURE:
             self._wire.prepare(package)
         exchange = Exchange(package, request, self._dropped[sync], sync=sync, connect=self._connectivity[sync].to)
         options = self._options if not self._routes else options_for(request, self._routes, self._options)

@@ -77,6 +77,21 @@ def test_a_stranger_is_refused_and_nothing_is_sent(identity, backend):
     anyio.run(main, backend=backend)
 
 
+def test_a_stranger_is_refused_where_the_url_is_of_a_websocket_too(identity, backend):
+    async def main():
+        with RawServer(answering(), identity.context) as server:
+            orders = Service("orders", server.url, policies=[])
+            async with orders, client(orders) as http:
+                with pytest.raises(httpx.ConnectError) as caught:
+                    await http.get("wss://orders/")
+                assert "CERTIFICATE_VERIFY_FAILED" in reasons(caught.value)
+            assert server.requests == []
+            async with orders, client(orders, verify=str(identity.path)) as http:
+                assert (await http.get("wss://orders/")).text == "ok"
+
+    anyio.run(main, backend=backend)
+
+
 def test_the_certificate_of_another_service_is_refused(identity, backend):
     async def main():
         with RawServer(answering(), identity.context) as server:
