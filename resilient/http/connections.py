@@ -7,11 +7,13 @@ import os
 import ssl
 import threading
 from collections.abc import Callable
+from functools import partial
 from importlib.util import find_spec
 from typing import Any, TypeAlias, final
 
 from resilient.http.package import Package
-from resilient.http.punctual import make_punctual
+from resilient.http.pool import Pool
+from resilient.http.punctual import make_punctual, punctual
 from resilient.instance import Instance
 from resilient.policies.bulkhead import Bulkhead
 from resilient.snapshot import Snapshot
@@ -28,6 +30,7 @@ _LONGEST_WAIT = 30.0
 _MAX_URLS = 64
 SECURE = frozenset({"https", "wss"})
 """The schemes that mean TLS: httpcore knows those of WebSocket too."""
+_PLAIN = frozenset({"http", "ws"})
 
 
 @final
@@ -51,10 +54,10 @@ class Wire:
             raise ValueError(f"verify={verify!r}: there is no such file or folder of trusted certificates")
         if http2 and find_spec("h2") is None:
             raise ImportError('http2=True needs the package h2: pip install "httpx[http2]"')
-        self.places = self.broken_off = connections
-        if (
-            http2
-        ):  # a request that is broken off leaves a stream open, of the 100 or so that a server allows a connection
+        self.places = connections
+        # How many requests a transport may have broken off before it must go. To a pool of ours they do nothing.
+        self.broken_off = None if inner is None else connections
+        if http2:  # each leaves a stream open, of the 100 or so that a server allows a connection
             self.broken_off = max(1, connections // 10)
             self.places = max(1, connections - self.broken_off)
         self._inner = inner
@@ -75,7 +78,21 @@ class Wire:
         )
         kind = module.HTTPTransport if sync else module.AsyncHTTPTransport
         verify = self._ssl if scheme in SECURE else False
-        return kind(verify=verify, limits=limits, http2=self._http2, trust_env=False)
+        transport = kind(verify=verify, limits=limits, http2=self._http2, trust_env=False)
+        if not self._http2 and scheme in SECURE | _PLAIN:
+            # httpx has no argument for it. The transport is still its own: who instruments those, sees each attempt.
+            transport._pool = self._pool(package, sync=sync)  # noqa: SLF001 - see above
+        return transport
+
+    def _pool(self, package: Package, *, sync: bool) -> Pool:
+        core = package.core
+        connect = partial(
+            core.HTTPConnection if sync else core.AsyncHTTPConnection,
+            ssl_context=self._ssl,
+            keepalive_expiry=_KEEPALIVE,
+            network_backend=punctual(core.SyncBackend()) if sync else None,
+        )
+        return Pool(connect, sync=sync)
 
     def prepare(self, package: Package) -> None:
         """Make the TLS context of all connections: 20 ms and 1 MB, with the certificates of the world."""
@@ -97,13 +114,14 @@ class Wire:
 class Connections:
     """One instance's transport and its places.
 
-    The places are ahead of the pool, which so never makes a request wait: httpx 0.28 loses a connection's slot
-    for ever when a request that waits inside its pool is cancelled (encode/httpcore#1093). Place and connection
-    are held until the body is closed.
+    The places are ahead of the pool, which so never makes a request wait. Place and connection are held until the body
+    is closed.
 
-    A native cancellation of asyncio can cost a slot also at the very beginning of a request, or while its response is
-    closed, which no place can prevent; with HTTP/2 any cancellation costs a stream. So the pool has twice as many slots
-    as there are places, and once enough requests were broken off, the transport gives way to a fresh one.
+    What is said of lost slots is for pools that are not ours: with HTTP/2, and in transports of one's own. httpx 0.28
+    loses a connection's slot for ever when a request that waits inside its pool is cancelled (encode/httpcore#1093);
+    and also where a native cancellation of asyncio meets the very beginning of a request, or the closing of its
+    response, which no place can prevent. With HTTP/2 any cancellation costs a stream. So such a pool has twice as many
+    slots as there are places, and once enough requests were broken off, the transport gives way to a fresh one.
     """
 
     __slots__ = ("_bearable", "_broken_off", "_urls", "_wear_out", "closed", "gate", "instance", "transport")

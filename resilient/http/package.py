@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from functools import lru_cache
+from importlib import import_module
 from typing import Any, final
 
 __all__ = ["Package", "package_of"]
@@ -32,6 +33,11 @@ class Package:
             module.UnsupportedProtocol,
             module.LocalProtocolError,
         )
+
+    @property
+    def core(self) -> Any:
+        """httpcore, or httpcore2: the connections below. The package itself imports it no earlier than it has to."""
+        return import_module(self.module.__name__.replace("httpx", "httpcore"))
 
 
 @lru_cache(maxsize=8)

@@ -15,7 +15,7 @@ from typing import Any, final
 from resilient.call import Call
 from resilient.errors import DeadlineExceeded
 
-__all__ = ["TimeLeft", "make_punctual"]
+__all__ = ["TimeLeft", "make_punctual", "punctual"]
 
 _LONGEST = 86_400.0
 """Seconds: a day. Sockets refuse timeouts of centuries."""
@@ -70,7 +70,12 @@ def make_punctual(transport: Any) -> None:
     backend = getattr(pool, "_network_backend", None)
     if backend is not None and hasattr(transport, "handle_request") and not isinstance(backend, _Backend):
         # httpcore takes a backend of one's own, and httpx has no argument for it.
-        pool._network_backend = _Backend(backend)  # noqa: SLF001 - see above
+        pool._network_backend = punctual(backend)  # noqa: SLF001 - see above
+
+
+def punctual(backend: Any) -> Any:
+    """What opens connections for httpcore, and connections that keep deadlines."""
+    return _Backend(backend)
 
 
 @final
