@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Awaitable, Callable, Mapping
-from contextlib import ExitStack
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeAlias, TypeVar, cast, final
 
 if TYPE_CHECKING:
@@ -186,14 +185,21 @@ class Call:
                 ends += call.ends
                 call.ends.clear()  # in place: children that share the list must not run it again
             call = call.parent
-        if ends:
-            with ExitStack() as stack:  # which runs what was pushed last first
-                for end in reversed(ends):
-                    stack.callback(end, error)
+        _run(iter(ends), error)
 
     def __repr__(self) -> str:
         where = "" if self.instance is None else f" to {self.instance.id}"
         return f"<Call {self.name} attempt {self.attempt}{where}>"
+
+
+def _run(ends: Iterator[End], error: BaseException | None) -> None:
+    """Run each of them, whatever another one raises."""
+    for end in ends:
+        try:
+            end(error)
+        except BaseException:
+            _run(ends, error)
+            raise
 
 
 Next: TypeAlias = Callable[[Call], Awaitable[T]]
