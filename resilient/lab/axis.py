@@ -1,7 +1,8 @@
 """Round numbers: which ticks an axis has, in which unit, and how figures are written.
 
 Seconds (unit `s`) are shown as µs, ms or s, whichever suits the largest figure. Fractions (unit `%`) are shown as per
-cent. Any other unit is shown as it is, with k and M for thousands and millions.
+cent. Any other unit is shown as it is, with k and M for thousands and millions; a factor (unit `FACTOR`)
+without a space.
 """
 
 from __future__ import annotations
@@ -11,9 +12,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import final
 
-__all__ = ["Axis", "column_texts", "linear_axis", "log_axis", "quantity", "time_axis"]
+__all__ = ["FACTOR", "Axis", "column_texts", "interval_texts", "linear_axis", "log_axis", "quantity", "time_axis"]
 
 NOTHING = "\N{EN DASH}"
+FACTOR = "\N{MULTIPLICATION SIGN}"
+"""The unit of what multiplies."""
 _MINUS = "\N{MINUS SIGN}"
 _MINUTE = 60.0
 _ALMOST_ALL = 0.99995
@@ -100,7 +103,44 @@ def quantity(value: float | None, unit: str = "") -> str:
     text = _significant(value / factor)
     if unit == "%":
         text = "> 99.99" if _ALMOST_ALL <= value < 1 else _trimmed(f"{value * 100:.2f}")
-    return f"{text} {shown}" if shown else text
+    return text + _suffix(shown)
+
+
+def interval_texts(
+    value: float, low: float, high: float, unit: str = "", *, infinite: str = NOTHING
+) -> tuple[str, str]:
+    """Write a figure and the interval around it in one unit: `1.2 s` and `[0.9, 1.6]`.
+
+    Both have as many decimals as the width of the interval deserves, and at most four significant digits. Where both
+    ends are written as the value is, the interval is "" and the value is written by `quantity`. `infinite` stands for
+    what is not finite.
+    """
+    known = [number for number in (value, low, high) if math.isfinite(number)]
+    largest = max((abs(number) for number in known), default=0.0)
+    factor, shown = _scale(unit, largest)
+    half = (high - low) / 2 / factor if math.isfinite(high - low) else largest / factor / 10
+    most = max(3 - _magnitude(largest / factor), 0)
+    decimals = min(max(-_magnitude(half * (1 + 1e-9)), 0), most)
+    # An end that only looks like 0 would contradict whoever says that the interval excludes it.
+    smallest = min((abs(number) / factor for number in (low, high) if number and math.isfinite(number)), default=1.0)
+    while decimals < most and smallest < 0.5 * 10.0**-decimals:
+        decimals += 1
+
+    def write(number: float) -> str:
+        if math.isfinite(number):
+            return f"{number / factor:z,.{decimals}f}".replace("-", _MINUS)
+        return f"{_MINUS if number < 0 else ''}{infinite}"
+
+    text, first, last = write(value), write(low), write(high)
+    if first == text == last:
+        return (quantity(value, unit) if math.isfinite(value) else text), ""
+    if unit == "%" and value < 1 and text.startswith("100"):
+        return quantity(value, unit), f"[{first}, {last}]"  # not rounded up to a hundred
+    if math.isfinite(value):
+        return text + _suffix(shown), f"[{first}, {last}]"
+    # The value does not tell the unit of the interval.
+    first, last = (end if end.endswith(infinite) else end + _suffix(shown) for end in (first, last))
+    return text, f"[{first}, {last}]"
 
 
 def column_texts(values: Iterable[float | None], unit: str, decimals: int | None = None) -> tuple[list[str], str]:
@@ -115,6 +155,10 @@ def column_texts(values: Iterable[float | None], unit: str, decimals: int | None
         decimals = 0 if whole else few
     texts = [NOTHING if value is None else f"{value:,.{decimals}f}".replace("-", _MINUS) for value in scaled]
     return texts, shown
+
+
+def _suffix(shown: str) -> str:
+    return shown if shown in {"", FACTOR} else f" {shown}"
 
 
 def _scale(unit: str, largest: float) -> tuple[float, str]:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from resilient.lab.axis import column_texts, linear_axis, log_axis, quantity, time_axis
+from resilient.lab.axis import FACTOR, column_texts, interval_texts, linear_axis, log_axis, quantity, time_axis
 
 
 def labels(axis) -> list[str]:
@@ -148,3 +148,35 @@ def test_quantities_are_written_for_people(value, unit, expected):
 )
 def test_a_column_has_one_unit_and_one_number_of_decimals(values, unit, decimals, expected, shown):
     assert column_texts(values, unit, decimals) == (expected, shown)
+
+
+@pytest.mark.parametrize(
+    ("values", "unit", "expected"),
+    [
+        ((113.2, 109.1, 117.4), "s", ("113 s", "[109, 117]")),
+        ((0.017, 0.0165, 0.0181), "s", ("17.0 ms", "[16.5, 18.1]")),
+        ((1.0043, 1.0031, 1.0055), FACTOR, ("1.004" + FACTOR, "[1.003, 1.006]")),
+        ((282.1, 281.4, 282.9), "calls/s", ("282.1 calls/s", "[281.4, 282.9]")),
+        ((12345, 12100, 12511), "", ("12,345", "[12,100, 12,511]")),
+        ((279.934, 279.933, 279.935), "calls/s", ("280 calls/s", "")),
+        ((3, 3, 3), FACTOR, ("3" + FACTOR, "")),
+        ((2.0, 0.1, 4.0), "", ("2.0", "[0.1, 4.0]")),
+        ((2.0, 0.0, 4.0), "", ("2", "[0, 4]")),
+        ((-0.04, -1.0, 1.0), "", ("0", "[\N{MINUS SIGN}1, 1]")),
+        ((0.999999, 0.999, 1.0), "%", ("> 99.99 %", "[99.9, 100.0]")),
+        ((0.99999, 0.99999, 0.99999), "%", ("> 99.99 %", "")),
+        ((14.0, 9.0, math.inf), "s", ("14 s", "[9, \N{EN DASH}]")),
+        ((math.inf, 9.0, math.inf), "s", ("\N{EN DASH}", "[9.0 s, \N{EN DASH}]")),
+    ],
+)
+def test_an_interval_has_the_unit_of_its_value_and_decimals_as_it_deserves(values, unit, expected):
+    value, low, high = values
+    assert interval_texts(value, low, high, unit) == expected
+
+
+@given(st.floats(0, 1e6), st.floats(1e-3, 1), st.floats(1e-3, 1))
+def test_an_interval_that_excludes_zero_is_not_written_as_if_it_held_it(value, below, above):
+    low, high = value * below, value * (1 + above)
+    _, interval = interval_texts(value, low, high)
+    if interval and low > high * 1e-3:
+        assert float(interval.strip("[]").split(", ")[0].replace(",", "")) > 0
