@@ -19,6 +19,7 @@ demo: $(VENV)/.demo ## See it work: a small system in which things fail
 	$(BIN)/resilient demo
 
 test: check ## Everything that CI runs: the checks, then the tests with their coverage
+	$(BIN)/python -m tests.servers.chromium # installs it where there is none
 	$(BIN)/pytest -n 2 --cov --cov-report=term
 	$(BIN)/coverage report --include='resilient/machines/*' --fail-under=100
 
@@ -46,7 +47,7 @@ bench: .venv-bench/.bench ## Measure the overhead of a call, ours and our peers'
 	.venv-bench/bin/python -m benchmarks.http_client
 
 lock: .venv-lock/.lock ## Pin the newest versions of all dependencies in requirements/
-	$(COMPILE) pyproject.toml --extra cli --extra config --extra demo --extra httpx2 --group dev -o requirements/dev.txt
+	$(COMPILE) pyproject.toml --extra config --extra demo --extra httpx2 --extra lab --group dev -o requirements/dev.txt
 	$(COMPILE) pyproject.toml --extra demo --group build -c requirements/dev.txt -o requirements/demo.txt
 	$(COMPILE) pyproject.toml --group bench -c requirements/dev.txt -o requirements/bench.txt
 

@@ -9,14 +9,25 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from html import escape
 from itertools import count
 from typing import final
 
 from resilient.lab.axis import Axis, linear_axis, log_axis, quantity, time_axis
 
-__all__ = ["COLOURS", "Band", "Line", "Marker", "Plot", "choose_colours", "draw"]
+__all__ = [
+    "COLOURS",
+    "Band",
+    "Line",
+    "Marker",
+    "Marks",
+    "Plot",
+    "choose_colours",
+    "draw",
+    "time_axis_of",
+    "value_axis_of",
+]
 
 COLOURS = 6
 """How many colours report.css has."""
@@ -45,11 +56,13 @@ class Line:
     """One series. A point that is None or not finite leaves a gap.
 
     Lines of the same label have the same colour on the whole page. `muted` draws one in grey, as a background to
-    the others: what was offered, what was allowed. `step` keeps each value until the next point.
+    the others: what was offered, what was allowed. `step` keeps each value until the next point. `spread` is an area
+    behind the line, the lowest and the highest value at each instant; it begins anew after one that is None.
     """
 
     label: str
     points: Sequence[tuple[float, float | None]]
+    spread: Sequence[tuple[float, float | None, float | None]] = ()
     muted: bool = False
     step: bool = False
 
@@ -88,6 +101,8 @@ class Plot:
         The seconds shown; left out: all that any line, band or marker has.
     `top`
         The least value that the scale reaches, so that several plots can be compared.
+    `labelled`
+        False where something else on the page says which line is which. Such a plot is smaller.
     """
 
     title: str
@@ -100,6 +115,31 @@ class Plot:
     start: float | None = None
     end: float | None = None
     top: float | None = None
+    labelled: bool = True
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Marks:
+    """How what belongs to a label is marked on the page: in its colour, and as what its switch shows and hides."""
+
+    colours: Mapping[str, int] = field(default_factory=dict[str, int])
+    switches: Mapping[str, int] = field(default_factory=dict[str, int])
+
+    def colour(self, label: str) -> str:
+        """The classes of its colour; "" for a label that no line has."""
+        if label not in self.colours:
+            return ""
+        index = self.colours[label]
+        return f"c{index % COLOURS}{' dashed' if index >= COLOURS else ''}"
+
+    def of(self, label: str, *, muted: bool = False) -> str:
+        """The classes of a line with this label."""
+        return f"{'muted' if muted else self.colour(label)} {self.switch(label)}".rstrip()
+
+    def switch(self, label: str) -> str:
+        """The class of what is shown and hidden with this label; "" where there is no switch."""
+        return f"s{self.switches[label]}" if label in self.switches else ""
 
 
 def choose_colours(plots: Iterable[Plot]) -> dict[str, int]:
@@ -119,21 +159,22 @@ def choose_colours(plots: Iterable[Plot]) -> dict[str, int]:
     return colours
 
 
-def draw(plots: Sequence[Plot], *, colours: Mapping[str, int], keys: Iterator[str]) -> str:
+def draw(plots: Sequence[Plot], *, marks: Marks, keys: Iterator[str]) -> str:
     """Return the plots as a grid of figures whose axes align.
 
-    `colours` gives the lines' labels their colours; `keys` are names that are unique on the page.
+    `marks` say how the lines' labels are marked; `keys` are names that are unique on the page.
     """
-    ticks = max((len(text) for plot in plots for _, text in _value_axis(plot).ticks), default=0)
-    ends = max((len(line.label) for plot in plots for line in plot.lines), default=0)
+    ticks = max((len(text) for plot in plots for _, text in value_axis_of(plot).ticks), default=0)
+    ends = max((len(line.label) for plot in plots if plot.labelled for line in plot.lines), default=0)
     too_long = ends > _LONGEST_LABEL
     margins = f"--left:{_CHARACTER * ticks + 14:.0f}px;--right:{22 if too_long else _CHARACTER * ends + 22:.0f}px"
-    figures = "".join(_figure(plot, colours, next(keys)) for plot in plots)
-    return f'<div class="plots{" legended" if too_long else ""}" style="{margins}">{figures}</div>'
+    figures = "".join(_figure(plot, marks, next(keys)) for plot in plots)
+    kinds = f"{' legended' if too_long else ''}{' small' if not any(plot.labelled for plot in plots) else ''}"
+    return f'<div class="plots{kinds}" style="{margins}">{figures}</div>'
 
 
-def _figure(plot: Plot, colours: Mapping[str, int], key: str) -> str:
-    x, y = _time_axis(plot), _value_axis(plot)
+def _figure(plot: Plot, marks: Marks, key: str) -> str:
+    x, y = time_axis_of(plot), value_axis_of(plot)
     flags = _flags(plot, x)
     top = _ROW * (max((flag.row for flag in flags), default=-1) + 1) + 8
     below = [
@@ -142,9 +183,12 @@ def _figure(plot: Plot, colours: Mapping[str, int], key: str) -> str:
         *(flag.pole(top) for flag in flags),
         *(flag.text() for flag in flags),
     ]
-    lines = "".join(_path(line, x, y, colours) for line in plot.lines)
-    above = [dot for line in plot.lines for dot in _dots(line, x, y, top, colours)]
-    above += _end_labels(plot.lines, y, top, colours)
+    lines = "".join(
+        [_area(line, x, y, marks) for line in plot.lines] + [_path(line, x, y, marks) for line in plot.lines]
+    )
+    above = [dot for line in plot.lines for dot in _dots(line, x, y, top, marks)]
+    above += _end_labels(plot.lines, y, top, marks) if plot.labelled else []
+    legend = _legend(plot.lines, marks) if plot.labelled else ""
     unit = y.unit or ("logarithmic" if plot.log else "")
     note = f'<p class="note">{escape(plot.note)}</p>' if plot.note else ""
     return (
@@ -154,11 +198,12 @@ def _figure(plot: Plot, colours: Mapping[str, int], key: str) -> str:
         f'<desc id="{key}-desc">{escape(_in_words(plot))}</desc>{"".join(below)}'
         f'<svg class="lines" y="{top}" width="100%" height="{_HEIGHT}" viewBox="0 0 1000 {_HEIGHT}" '
         f'preserveAspectRatio="none">{lines}</svg>{"".join(above)}</svg>'
-        f"{_legend(plot.lines, colours)}{note}</figure>"
+        f"{legend}{note}</figure>"
     )
 
 
-def _time_axis(plot: Plot) -> Axis:
+def time_axis_of(plot: Plot) -> Axis:
+    """The seconds that a plot shows."""
     instants = [at for line in plot.lines for at, _ in line.points]
     instants += [at for band in plot.bands for at in (band.start, band.end)]
     instants += [marker.at for marker in plot.markers]
@@ -167,8 +212,11 @@ def _time_axis(plot: Plot) -> Axis:
     return time_axis(low, high if high > low else low + 1)
 
 
-def _value_axis(plot: Plot) -> Axis:
+def value_axis_of(plot: Plot) -> Axis:
+    """The scale of a plot's values."""
     values = [value for line in plot.lines for _, value in line.points if value is not None and math.isfinite(value)]
+    ends = [end for line in plot.lines for _, low, high in line.spread for end in (low, high)]
+    values += [end for end in ends if end is not None and math.isfinite(end)]
     if plot.top is not None:
         values.append(plot.top)
     return log_axis(values, plot.unit) if plot.log else linear_axis(values, plot.unit)
@@ -250,13 +298,6 @@ def _flags(plot: Plot, x: Axis) -> list[_Flag]:
     return flags
 
 
-def _class(line: Line, colours: Mapping[str, int]) -> str:
-    if line.muted:
-        return "muted"
-    index = colours.get(line.label, 0)
-    return f"c{index % COLOURS}" + (" dashed" if index >= COLOURS else "")
-
-
 def _stretches(line: Line, x: Axis, y: Axis) -> list[list[tuple[float, float]]]:
     """The points without the gaps: places from left to right, and pixels from the top of the plotting area."""
     stretches: list[list[tuple[float, float]]] = [[]]
@@ -268,23 +309,42 @@ def _stretches(line: Line, x: Axis, y: Axis) -> list[list[tuple[float, float]]]:
     return [stretch for stretch in stretches if stretch]
 
 
-def _path(line: Line, x: Axis, y: Axis, colours: Mapping[str, int]) -> str:
+def _path(line: Line, x: Axis, y: Axis, marks: Marks) -> str:
     commands: list[str] = []
     for (start, level), *rest in _stretches(line, x, y):
         commands.append(f"M{1000 * start:.1f} {level:.1f}")
         for place, down in rest:
             commands.append(f"H{1000 * place:.1f}V{down:.1f}" if line.step else f"L{1000 * place:.1f} {down:.1f}")
-    return f'<path class="{_class(line, colours)}" d="{"".join(commands)}"/>' if commands else ""
+    return f'<path class="{marks.of(line.label, muted=line.muted)}" d="{"".join(commands)}"/>' if commands else ""
 
 
-def _dots(line: Line, x: Axis, y: Axis, top: int, colours: Mapping[str, int]) -> Iterator[str]:
+def _area(line: Line, x: Axis, y: Axis, marks: Marks) -> str:
+    """What lies between the lowest and the highest value: there and back, stretch by stretch."""
+    stretches: list[list[tuple[float, float, float]]] = [[]]
+    for at, low, high in line.spread:
+        if low is None or high is None:
+            stretches.append([])
+        elif x.low <= at <= x.high:
+            stretches[-1].append((1000 * x.place(at), _height(low, y), _height(high, y)))
+    outlines: list[str] = []
+    for stretch in stretches:
+        if len(stretch) > 1:
+            corners = [f"{place:.1f} {high:.1f}" for place, _, high in stretch]
+            corners += [f"{place:.1f} {low:.1f}" for place, low, _ in reversed(stretch)]
+            outlines.append(f"M{'L'.join(corners)}Z")
+    kind = marks.of(line.label, muted=line.muted)
+    return f'<path class="spread {kind}" d="{"".join(outlines)}"/>' if outlines else ""
+
+
+def _dots(line: Line, x: Axis, y: Axis, top: int, marks: Marks) -> Iterator[str]:
     """A point between two gaps, which no line shows."""
     for (place, down), *rest in _stretches(line, x, y):
         if not rest:
-            yield f'<circle class="{_class(line, colours)}" cx="{_percent(place)}" cy="{top + down:.1f}" r="2"/>'
+            kind = marks.of(line.label, muted=line.muted)
+            yield f'<circle class="{kind}" cx="{_percent(place)}" cy="{top + down:.1f}" r="2"/>'
 
 
-def _end_labels(lines: Sequence[Line], y: Axis, top: int, colours: Mapping[str, int]) -> Iterator[str]:
+def _end_labels(lines: Sequence[Line], y: Axis, top: int, marks: Marks) -> Iterator[str]:
     """Each line's label at its end, moved up or down where two would touch."""
     ends: list[tuple[float, Line]] = []
     for line in lines:
@@ -300,20 +360,21 @@ def _end_labels(lines: Sequence[Line], y: Axis, top: int, colours: Mapping[str, 
         places[index] = limit = min(places[index], limit)
         limit -= _LABEL_GAP
     for (_, line), place in zip(ends, places, strict=True):
-        yield (
-            f'<text class="end {_class(line, colours)}" x="100%" dx="8" y="{top + place:.1f}" dy=".33em">'
-            f"{escape(line.label)}</text>"
-        )
+        kind = marks.of(line.label, muted=line.muted)
+        yield (f'<text class="end {kind}" x="100%" dx="8" y="{top + place:.1f}" dy=".33em">{escape(line.label)}</text>')
 
 
-def _legend(lines: Sequence[Line], colours: Mapping[str, int]) -> str:
+def _legend(lines: Sequence[Line], marks: Marks) -> str:
     """For narrow screens, where there is no room at the ends of the lines."""
-    items = "".join(
-        f'<li><svg width="20" height="8" aria-hidden="true"><path class="{_class(line, colours)}" d="M1 4H19"/></svg>'
-        f"{escape(line.label)}</li>"
-        for line in lines
-    )
+    items = "".join(_legend_item(line, marks) for line in lines)
     return f'<ul class="legend" aria-hidden="true">{items}</ul>' if items else ""
+
+
+def _legend_item(line: Line, marks: Marks) -> str:
+    switch = marks.switch(line.label)
+    kind = f' class="{switch}"' if switch else ""
+    sample = f'<path class="{marks.of(line.label, muted=line.muted)}" d="M1 4H19"/>'
+    return f'<li{kind}><svg width="20" height="8" aria-hidden="true">{sample}</svg>{escape(line.label)}</li>'
 
 
 def _in_words(plot: Plot) -> str:

@@ -1,7 +1,7 @@
 """One HTML page that holds everything: text, figures, line charts and tables.
 
 It needs no network, no script and no other file, is read in light and in dark, on a desk and on a telephone, and says
-in words what its charts show. It knows nothing of what it reports:
+in words what its charts show. What belongs to a label can be switched off and on. It knows nothing of what it reports:
 
 ```python
 from resilient.lab.report import Band, Line, Page, Plot, Section
@@ -29,25 +29,60 @@ assert page.html().startswith("<!doctype html>")
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
 from importlib.resources import files
 from itertools import count, groupby
-from typing import Literal, TypeAlias, final
+from typing import TypeAlias, final
 
-from resilient.lab.axis import column_texts
-from resilient.lab.chart import COLOURS, Band, Line, Marker, Plot, choose_colours, draw
+from resilient.lab import table
+from resilient.lab.chart import Band, Line, Marker, Marks, Plot, choose_colours, draw
+from resilient.lab.table import Cell, Column, Table
 
-__all__ = ["Band", "Block", "Column", "Line", "Marker", "Page", "Plot", "Section", "Stat", "Table", "Text"]
+__all__ = [
+    "Band",
+    "Block",
+    "Cell",
+    "Column",
+    "Line",
+    "Listing",
+    "Marker",
+    "Page",
+    "Plot",
+    "Points",
+    "Section",
+    "Stat",
+    "Table",
+    "Text",
+]
 
 
 @final
 @dataclass(frozen=True, slots=True)
 class Text:
-    """A paragraph."""
+    """A paragraph; a `large` one is what the rest goes into. Labels between backticks are set off, in their colour."""
 
     text: str
+    large: bool = False
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Points:
+    """A list of short paragraphs: what each is about, and the text, as in `Text`."""
+
+    points: Sequence[tuple[str, str]]
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """Lines to be copied, folded away below a title."""
+
+    title: str
+    lines: Sequence[str]
 
 
 @final
@@ -60,51 +95,19 @@ class Stat:
     note: str = ""
 
 
-@final
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Column:
-    """A column of a table.
-
-    `unit`
-        As in `Plot`: `s` for seconds, `%` for fractions, or any text. It is written in the column's head.
-    `decimals`
-        How many all its numbers have; left out: enough for three digits of the largest.
-    `best`
-        Print the smallest or the largest number in bold.
-    """
-
-    title: str
-    unit: str = ""
-    decimals: int | None = None
-    best: Literal["min", "max"] | None = None
-
-
-@final
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Table:
-    """Rows of texts and numbers; None is a dash. The first cell names the row, in the colour of a line so labelled."""
-
-    columns: Sequence[Column]
-    rows: Sequence[Sequence[str | float | None]]
-    caption: str = ""
-
-    def __post_init__(self) -> None:
-        if not self.columns:
-            raise ValueError("columns=[]: a table has at least the column that names its rows")
-        for row in self.rows:
-            if len(row) != len(self.columns):
-                raise ValueError(f"rows: {row!r} has {len(row)} cells, and there are {len(self.columns)} columns")
-
-
-Block: TypeAlias = Text | Stat | Plot | Table
+Block: TypeAlias = Text | Points | Listing | Stat | Plot | Table
 
 
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Section:
-    """A part of the page. Figures next to each other share a row, and so do plots as far as there is room."""
+    """A part of the page. Figures next to each other share a row, and so do plots as far as there is room.
+
+    `anchor` is its name in the address of the page, for cells that lead to it.
+    """
 
     title: str = ""
+    anchor: str = ""
     lead: str = ""
     blocks: Sequence[Block] = ()
 
@@ -117,22 +120,37 @@ class Section:
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Page:
-    """The whole report. `facts` is what it takes to repeat it: seed, machine, versions, date."""
+    """The whole report.
+
+    `facts`
+        What it takes to repeat it: seed, machine, versions, date.
+    `switches`
+        Labels whose lines, rows and columns the reader can hide and show. They stay in sight, and so are the legend.
+    """
 
     title: str
     lead: str = ""
     facts: Mapping[str, str] = field(default_factory=dict[str, str])
     sections: Sequence[Section] = ()
+    switches: Sequence[str] = ()
 
     def html(self) -> str:
         """Return the page as one HTML document."""
-        colours = choose_colours(plot for section in self.sections for plot in section.plots)
+        marks = Marks(
+            choose_colours(plot for section in self.sections for plot in section.plots),
+            {label: number for number, label in enumerate(self.switches)},
+        )
         keys = (f"plot-{number}" for number in count(1))
-        sections = "".join(_section(section, colours, keys) for section in self.sections)
+        sections = "".join(_section(section, marks, keys) for section in self.sections)
         facts = "".join(
             f"<div><dt>{escape(name)}</dt><dd>{escape(fact)}</dd></div>" for name, fact in self.facts.items()
         )
         style = files("resilient.lab").joinpath("report.css").read_text(encoding="utf-8")
+        # Which switch is off is known to the style alone: no script.
+        style += "".join(
+            f"body:has(#show-{number}:not(:checked)) .s{number} {{ display: none; }}\n"
+            for number in marks.switches.values()
+        )
         return (
             '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
             # Nothing may be fetched, whatever a label says.
@@ -140,73 +158,74 @@ class Page:
             '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
             '<meta name="color-scheme" content="light dark">\n'
             f"<title>{escape(self.title)}</title>\n<style>\n{style}</style>\n</head>\n<body>\n<main>\n"
-            f"<header><h1>{escape(self.title)}</h1>{_paragraph(self.lead, 'lead')}"
-            f"{f'<dl>{facts}</dl>' if facts else ''}</header>\n{sections}</main>\n</body>\n</html>\n"
+            f"<header><h1>{escape(self.title)}</h1>{_paragraph(self.lead, marks, 'lead')}"
+            f"{f'<dl>{facts}</dl>' if facts else ''}</header>\n{_switches(marks)}{sections}</main>\n</body>\n</html>\n"
         )
 
 
-def _paragraph(text: str, kind: str = "") -> str:
+def _switches(marks: Marks) -> str:
+    """A row of labels to be ticked."""
+    boxes = "".join(
+        f'<label class="{marks.colour(label)}"><input type="checkbox" id="show-{number}" autocomplete="off" checked>'
+        f"{escape(label)}</label>"
+        for label, number in marks.switches.items()
+    )
+    return f'<fieldset class="switches"><legend>Shown</legend>{boxes}</fieldset>\n' if boxes else ""
+
+
+def _inline(text: str, marks: Marks) -> str:
+    """Escape a text, set off what stands between backticks, and keep intervals in one line."""
+    parts = re.split("`([^`]+)`", text)
+    for index in range(1, len(parts), 2):
+        name = parts[index]
+        parts[index] = f'<b class="name {marks.colour(name)}">{escape(name)}</b>'
+    parts[::2] = [re.sub(r"\[[^][]{1,30}\]", r'<span class="whole">\g<0></span>', escape(part)) for part in parts[::2]]
+    return "".join(parts)
+
+
+def _paragraph(text: str, marks: Marks, kind: str = "") -> str:
     if not text:
         return ""
-    return f'<p class="{kind}">{escape(text)}</p>' if kind else f"<p>{escape(text)}</p>"
+    return f'<p class="{kind}">{_inline(text, marks)}</p>' if kind else f"<p>{_inline(text, marks)}</p>"
 
 
-def _section(section: Section, colours: Mapping[str, int], keys: Iterator[str]) -> str:
-    parts = [f"<h2>{escape(section.title)}</h2>" if section.title else "", _paragraph(section.lead, "lead")]
+def _section(section: Section, marks: Marks, keys: Iterator[str]) -> str:
+    parts = [f"<h2>{escape(section.title)}</h2>" if section.title else "", _paragraph(section.lead, marks, "lead")]
     for _, group in groupby(section.blocks, type):
-        parts.append(_group(list(group), colours, keys))
-    return f"<section>{''.join(parts)}</section>\n"
+        parts.append(_group(list(group), marks, keys))
+    anchor = f' id="{escape(section.anchor)}"' if section.anchor else ""
+    return f"<section{anchor}>{''.join(parts)}</section>\n"
 
 
-def _group(blocks: list[Block], colours: Mapping[str, int], keys: Iterator[str]) -> str:
+def _group(blocks: list[Block], marks: Marks, keys: Iterator[str]) -> str:
     """Neighbours of one kind, together."""
     plots = [block for block in blocks if isinstance(block, Plot)]
     if plots:
-        return draw(plots, colours=colours, keys=keys)
-    stats = [_stat(block) for block in blocks if isinstance(block, Stat)]
+        return draw(plots, marks=marks, keys=keys)
+    stats = [_stat(block, marks) for block in blocks if isinstance(block, Stat)]
     if stats:
         return f'<div class="stats">{"".join(stats)}</div>'
-    return "".join(
-        _table(block, colours) if isinstance(block, Table) else _paragraph(block.text)
-        for block in blocks
-        if isinstance(block, Table | Text)
-    )
+    return "".join(_block(block, marks) for block in blocks)
 
 
-def _stat(stat: Stat) -> str:
+def _block(block: Block, marks: Marks) -> str:
+    match block:
+        case Text(text, large):
+            return _paragraph(text, marks, "large" if large else "")
+        case Points(points):
+            items = (f"<div><dt>{escape(about)}</dt><dd>{_inline(text, marks)}</dd></div>" for about, text in points)
+            return f'<dl class="points">{"".join(items)}</dl>'
+        case Listing(title, lines):
+            text = "\n".join(escape(line) for line in lines)
+            return f"<details><summary>{escape(title)}</summary><pre>{text}</pre></details>"
+        case Table():
+            return table.draw(block, marks)
+        case _:
+            raise TypeError(f"{block!r}: no block that stands alone")
+
+
+def _stat(stat: Stat, marks: Marks) -> str:
     return (
         f'<div class="stat"><p class="label">{escape(stat.label)}</p>'
-        f'<p class="value">{escape(stat.value)}</p>{_paragraph(stat.note, "note")}</div>'
+        f'<p class="value">{escape(stat.value)}</p>{_paragraph(stat.note, marks, "note")}</div>'
     )
-
-
-def _table(table: Table, colours: Mapping[str, int]) -> str:
-    columns = [_column(column, [row[index] for row in table.rows]) for index, column in enumerate(table.columns)]
-    head = f'<th scope="col">{escape(table.columns[0].title)}</th>' + "".join(header for header, _ in columns[1:])
-    body: list[str] = []
-    for index, row in enumerate(table.rows):
-        name = row[0]
-        colour = f'<i class="c{colours[name] % COLOURS}"></i>' if isinstance(name, str) and name in colours else ""
-        cells = "".join(cell[index] for _, cell in columns[1:])
-        body.append(f'<tr><th scope="row">{colour}{escape(str(name))}</th>{cells}</tr>')
-    caption = f"<figcaption>{escape(table.caption)}</figcaption>" if table.caption else ""
-    # Focusable, so that a table wider than the screen can be scrolled with the keyboard.
-    return (
-        f'<figure class="table"><div class="scroll" tabindex="0"><table><thead><tr>{head}</tr></thead>'
-        f"<tbody>{''.join(body)}</tbody></table></div>{caption}</figure>"
-    )
-
-
-def _column(column: Column, cells: Sequence[str | float | None]) -> tuple[str, list[str]]:
-    """The head of a column and its cells."""
-    numbers = [None if isinstance(cell, str) else cell for cell in cells]
-    texts, unit = column_texts(numbers, column.unit, column.decimals)
-    known = [number for number in numbers if number is not None]
-    best = None if column.best is None or not known else (min if column.best == "min" else max)(known)
-    kind = ' class="number"' if known else ""
-    written: list[str] = []
-    for cell, number, text in zip(cells, numbers, texts, strict=True):
-        shown = escape(cell if isinstance(cell, str) else text)
-        written.append(f"<td{kind}>{f'<b>{shown}</b>' if number is not None and number == best else shown}</td>")
-    suffix = f' <span class="unit">{escape(unit)}</span>' if unit else ""
-    return f'<th scope="col"{kind}>{escape(column.title)}{suffix}</th>', written

@@ -10,7 +10,21 @@ from itertools import combinations, pairwise
 import pytest
 
 from resilient.lab.chart import choose_colours
-from resilient.lab.report import Band, Column, Line, Marker, Page, Plot, Section, Stat, Table, Text
+from resilient.lab.report import (
+    Band,
+    Cell,
+    Column,
+    Line,
+    Listing,
+    Marker,
+    Page,
+    Plot,
+    Points,
+    Section,
+    Stat,
+    Table,
+    Text,
+)
 
 NASTY = """<script>alert("1")</script> & 'quotes'"""
 
@@ -18,7 +32,7 @@ NASTY = """<script>alert("1")</script> & 'quotes'"""
 class Reader(HTMLParser):
     """Reads a page strictly: every element is closed, in order."""
 
-    VOID = frozenset({"meta"})
+    VOID = frozenset({"input", "meta"})
 
     def __init__(self, html: str) -> None:
         super().__init__()
@@ -62,24 +76,30 @@ def full_page(text: str) -> Page:
         title=text,
         lead=text,
         facts={text: text},
+        switches=[text],
         sections=[
             Section(
                 title=text,
                 lead=text,
+                anchor=text,
                 blocks=[
                     Text(text),
+                    Text(f"`{text}`", large=True),
+                    Points([(text, text)]),
+                    Listing(text, [text]),
                     Stat(text, text, text),
                     Plot(
                         title=text,
                         unit=text,
                         note=text,
-                        lines=[ramp(text), ramp(text + "2", muted=True)],
+                        lines=[ramp(text), ramp(text + "2", muted=True, spread=[(0, 0.0, 1.0), (1, 0.5, 1.5)])],
                         bands=[Band(0, 1, text)],
                         markers=[Marker(1.5, text)],
                     ),
                     Table(
                         columns=[Column(title=text), Column(title=text, unit=text)], rows=[[text, 1.5], [text, text]]
                     ),
+                    Table(columns=[Column(title=text)], rows=[[Cell(text, [text], anchor=text)]]),
                 ],
             )
         ],
@@ -99,7 +119,8 @@ def test_the_page_needs_nothing_from_elsewhere():
     html = full_page("text").html()
     reader = Reader(html)
     names = {name for _, attributes in reader.elements for name in attributes}
-    assert names.isdisjoint({"src", "href", "xlink:href", "srcset", "action", "data"})
+    assert names.isdisjoint({"src", "xlink:href", "srcset", "action", "data"})
+    assert [a["href"] for a in reader.all("a")] == ["#text"]
     assert {"script", "link", "img", "iframe", "object"}.isdisjoint({tag for tag, _ in reader.elements})
     assert re.search(r"url\(|@import|https?://", html) is None
     (policy,) = [a["content"] for a in reader.all("meta") if a.get("http-equiv") == "Content-Security-Policy"]
@@ -349,3 +370,129 @@ def test_a_table_whose_rows_do_not_fit_its_columns_is_refused():
         Table(columns=[Column(title="Only")], rows=[["a", 1]])
     with pytest.raises(ValueError, match="columns"):
         Table(columns=[], rows=[])
+
+
+def test_figures_that_are_written_already_have_notes_and_lead_somewhere():
+    row = [
+        Cell("never recovers", ["recovery"], anchor="storm"),
+        Cell("1.2 s", ["[0.9, 1.6]", "(8 of 10)"], strong=True),
+    ]
+    html = Page(
+        title="p",
+        sections=[
+            Section(anchor="storm", blocks=[Table(columns=[Column(title=""), Column(title="default")], rows=[row])])
+        ],
+    ).html()
+    assert '<th scope="row"><a href="#storm">never recovers</a><small>recovery</small></th>' in html
+    assert '<td class="number"><b>1.2 s</b><small>[0.9, 1.6]</small><small>(8 of 10)</small></td>' in html
+    assert '<section id="storm">' in html
+
+
+# Labels that can be hidden
+
+
+def switched(*blocks):
+    return Page(title="p", switches=["a", "b"], sections=[Section(blocks=blocks)]).html()
+
+
+def test_what_belongs_to_a_label_bears_the_mark_of_its_switch():
+    html = switched(
+        Plot(
+            title="1", lines=[ramp("a", spread=[(0, 0.0, 1.0), (1, 0.0, 2.0)]), ramp("b"), ramp("offered", muted=True)]
+        ),
+        Table(columns=[Column(title=""), Column(title="b")], rows=[["a", 1.0], ["other", 2.0]]),
+    )
+    reader = Reader(html)
+    assert [a["class"] for a in reader.all("path")] == [
+        "spread c0 s0", "c0 s0", "c1 s1", "muted",
+        "c0 s0", "c1 s1", "muted",
+    ]  # fmt: skip
+    assert [a.get("class") for a in reader.all("li")] == ["s0", "s1", None]
+    assert [a.get("class") for a in reader.all("tr")] == [None, "s0", None]
+    assert [a["class"] for tag, a in reader.elements if tag in {"th", "td"} and "number" in a.get("class", "")] == [
+        "number s1"
+    ] * 3
+    assert "body:has(#show-1:not(:checked)) .s1 { display: none; }" in html
+
+
+def test_without_switches_there_are_none():
+    html = Page(title="p", sections=[Section(blocks=[Plot(title="1", lines=[ramp("a")])])]).html()
+    assert "<input" not in html
+    assert ":has(#show" not in html
+
+
+def test_a_switch_has_the_colour_of_its_label_and_is_on():
+    reader = Reader(switched(Plot(title="1", lines=[ramp("b"), ramp("a")])))
+    assert [a["class"] for a in reader.all("label")] == ["c1", "c0"]
+    assert all("checked" in a and a["type"] == "checkbox" for a in reader.all("input"))
+
+
+def test_plots_that_are_not_labelled_leave_that_to_the_switches():
+    html = switched(Plot(title="1", lines=[ramp("a"), ramp("b")], labelled=False))
+    reader = Reader(html)
+    assert len(reader.all("div", "small")) == 1
+    assert reader.all("text", "end") == []
+    assert reader.all("ul") == []
+
+
+# Areas
+
+
+def test_an_area_lies_between_the_lowest_and_the_highest_and_has_gaps():
+    spread = [
+        (0, 1.0, 2.0),
+        (1, 1.0, 4.0),
+        (2, None, None),
+        (3, 0.0, 4.0),
+        (4, None, 1.0),
+        (5, 2.0, 4.0),
+        (6, 2.0, 2.0),
+    ]
+    line = Line(label="some", points=[(0, 1.0), (6, 4.0)], spread=spread)
+    (area, *_) = read(Plot(title="Areas", lines=[line])).all("path")
+    assert area["d"] == (
+        "M0.0 80.0L166.7 0.0L166.7 120.0L0.0 120.0Z"  # there above, and back below
+        "M833.3 0.0L1000.0 80.0L1000.0 80.0L833.3 80.0Z"
+    )
+
+
+def test_the_scale_reaches_as_far_as_the_areas():
+    line = Line(label="some", points=[(0, 1.0), (1, 1.0)], spread=[(0, 0.5, 4.0), (1, 0.5, 4.0)])
+    (area, path, _) = read(Plot(title="Areas", lines=[line])).all("path")
+    assert area["d"].startswith("M0.0 0.0")
+    assert path["d"].startswith("M0.0 120.0")
+
+
+def test_an_area_that_touches_zero_ends_where_a_logarithmic_scale_does():
+    line = Line(label="some", points=[(0, 1.0), (1, 10.0)], spread=[(0, 0.0, 10.0), (1, 1.0, 100.0)])
+    (area, *_) = read(Plot(title="Areas", log=True, lines=[line])).all("path")
+    assert area["d"].endswith("L0.0 160.0Z")
+
+
+# Words
+
+
+def test_labels_between_backticks_are_set_off_in_their_colour():
+    html = Page(
+        title="p",
+        lead="`b` wins",
+        sections=[
+            Section(
+                blocks=[
+                    Text("`b` recovers in 1 s [0.9, 1.6]; `<i>` never", large=True),
+                    Plot(title="1", lines=[ramp("a"), ramp("b")]),
+                    Text("a lone ` stays, and [" + "x" * 31 + "] may be broken"),
+                ]
+            )
+        ],
+    ).html()
+    assert '<p class="lead"><b class="name c1">b</b> wins</p>' in html
+    assert '<b class="name c1">b</b> recovers in 1 s <span class="whole">[0.9, 1.6]</span>; ' in html
+    assert '<b class="name ">&lt;i&gt;</b> never' in html
+    assert "a lone ` stays, and [xxx" in html
+
+
+def test_points_and_listings():
+    html = switched(Points([("recovery", "`a` is best")]), Listing("Again", ["one --two", "three"]))
+    assert '<dl class="points"><div><dt>recovery</dt><dd><b class="name ">a</b> is best</dd></div></dl>' in html
+    assert "<details><summary>Again</summary><pre>one --two\nthree</pre></details>" in html
