@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from resilient.cli.demo import demo
+from resilient.cli.lab import lab
 
 __all__ = ["app"]
 
@@ -17,6 +18,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command()(demo)
+app.add_typer(lab, name="lab")
 
 
 def _show_version(wanted: bool) -> None:  # noqa: FBT001 - as typer calls it

@@ -25,8 +25,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from resilient.lab.bench.references import find_policy, make_scenario
+from resilient.lab.results import Run
 from resilient.lab.scenario import Scenario
-from resilient.lab.simulation.run import Mode, Outcome, run
+from resilient.lab.simulation.run import Mode, run
 from resilient.lab.stacks import Factory, Stack, made_by
 
 __all__ = ["assert_amplification", "assert_metric", "assert_recovers"]
@@ -88,8 +89,8 @@ def assert_metric(
         raise ValueError(f"seeds={seeds!r}: how many runs, at least 1")
     played = make_scenario(scenario, knobs) if isinstance(scenario, str) else scenario
     stack = _stack(policy, played)
-    outcomes = [run(played, stack, seed, backend=backend, mode=mode) for seed in range(seeds)]
-    values = [_value(outcome, metric) for outcome in outcomes]
+    runs = [run(played, stack, seed, backend=backend, mode=mode) for seed in range(seeds)]
+    values = [_value(one, metric) for one in runs]
     if all(value is not None and at_least <= value <= at_most for value in values):
         return
     bounds = [f"at least {at_least:g}"] * (at_least > -math.inf) + [f"at most {at_most:g}"] * (at_most < math.inf)
@@ -105,10 +106,10 @@ def _stack(policy: str | Stack | Factory, scenario: Scenario) -> Stack:
     return Stack(name=getattr(policy, "__qualname__", repr(policy)), make=made_by(policy))
 
 
-def _value(outcome: Outcome, metric: str) -> float | None:
-    if metric not in outcome.metrics:
-        raise ValueError(f"{outcome.scenario} has no metric {metric!r}; there are {', '.join(outcome.metrics)}")
-    return outcome.metrics[metric]
+def _value(played: Run, metric: str) -> float | None:
+    if metric not in played.metrics:
+        raise ValueError(f"{played.scenario} has no metric {metric!r}; there are {', '.join(played.metrics)}")
+    return played.metrics[metric]
 
 
 def _in_words(metric: str, value: float | None) -> str:

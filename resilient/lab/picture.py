@@ -61,20 +61,10 @@ def write_pngs(results: Results, folder: str | os.PathLike[str]) -> list[Path]:
 
 def draw_png(results: Results, scenario: str) -> bytes:
     """Draw the panels of a scenario; ModuleNotFoundError says how to get matplotlib."""
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ModuleNotFoundError as error:
-        if (error.name or "").partition(".")[0] != "matplotlib":
-            raise
-        raise ModuleNotFoundError(
-            "pictures need matplotlib: pip install 'resilient-mesh[lab]'", name="matplotlib"
-        ) from None
     plots = panels(results, scenario)
     rows = max(1, math.ceil(len(plots) / _COLUMNS))
     height = rows * _HEIGHT + _HEAD
-    figure: Any = Figure(figsize=(_COLUMNS * _WIDTH, height), dpi=_DPI, facecolor="white")
-    FigureCanvasAgg(figure)  # draws without a display, whatever the user has configured
+    figure = new_figure(width=_COLUMNS * _WIDTH, height=height)
     figure.subplots_adjust(
         left=0.055, right=0.975, top=1 - (_HEAD + 0.4) / height, bottom=0.35 / height, hspace=0.6, wspace=0.24
     )
@@ -86,6 +76,22 @@ def draw_png(results: Results, scenario: str) -> bytes:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", metadata={"Software": None})
     return buffer.getvalue()
+
+
+def new_figure(*, width: float, height: float) -> Any:
+    """Return an empty figure of so many inches; ModuleNotFoundError says how to get matplotlib."""
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] != "matplotlib":
+            raise
+        raise ModuleNotFoundError(
+            "pictures need matplotlib: pip install 'resilient-mesh[lab]'", name="matplotlib"
+        ) from None
+    figure: Any = Figure(figsize=(width, height), dpi=_DPI, facecolor="white", layout=None)
+    FigureCanvasAgg(figure)  # draws without a display, whatever the user has configured
+    return figure
 
 
 def _head(figure: Any, results: Results, scenario: str, colours: Mapping[str, int], height: float) -> None:

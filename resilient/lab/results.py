@@ -34,7 +34,18 @@ from typing import Any, Final, Self, TypeAlias, TypeVar, final
 
 from resilient.lab.fields import BadFile, Field, read_file
 
-__all__ = ["SCHEMA", "BadFile", "Header", "Key", "Results", "Run", "ScenarioFacts", "merge", "replay_command"]
+__all__ = [
+    "SCHEMA",
+    "BadFile",
+    "Header",
+    "Key",
+    "Number",
+    "Results",
+    "Run",
+    "ScenarioFacts",
+    "merge",
+    "replay_command",
+]
 
 SCHEMA: Final = 1
 """The version of the format; another one is refused."""
@@ -52,6 +63,8 @@ T = TypeVar("T")
 class ScenarioFacts:
     """What a reader has to know of a scenario.
 
+    `reference`
+        What it is found by again, where that is not its name: a file, or `module:function`.
     `source`
         The paper, incident or study that it is taken from.
     `naive`, `good`
@@ -71,6 +84,7 @@ class ScenarioFacts:
     title: str
     duration: float
     primary: Sequence[str]
+    reference: str = ""
     source: str = ""
     naive: str = ""
     good: str = ""
@@ -303,7 +317,8 @@ def _header(at: Field) -> Header:
 
 def _facts(at: Field) -> ScenarioFacts:
     fields = at.table(
-        ("title", "source", "naive", "good", "duration", "warmup", "trigger", "knobs", "deadline", "primary")
+        ("title", "source", "naive", "good", "duration", "warmup", "trigger", "knobs", "deadline", "primary"),
+        ("reference",),
     )
     for name in ("source", "naive", "good"):
         if not isinstance(fields[name].value, str):
@@ -316,6 +331,7 @@ def _facts(at: Field) -> ScenarioFacts:
         at,
         ScenarioFacts,
         title=fields["title"].text(),
+        reference=fields["reference"].value if "reference" in fields else "",
         source=fields["source"].value,
         naive=fields["naive"].value,
         good=fields["good"].value,

@@ -39,7 +39,17 @@ from typing import Any, Final, final
 from resilient.lab.measures import NEVER, Measure, measure_of
 from resilient.lab.results import Results, Run
 
-__all__ = ["LEAST", "Difference", "Estimate", "bootstrap", "difference", "estimate", "paired_values", "values_of"]
+__all__ = [
+    "LEAST",
+    "Difference",
+    "Estimate",
+    "bootstrap",
+    "difference",
+    "estimate",
+    "estimate_of",
+    "paired_values",
+    "values_of",
+]
 
 LEAST: Final = 6
 """Seeds that a difference needs to be called clear."""
@@ -146,8 +156,12 @@ def values_of(measure: Measure, runs: Mapping[int, Run]) -> dict[int, float | No
 
 def estimate(results: Results, scenario: str, policy: str, metric: str) -> Estimate:
     """Sum up a metric of a policy over all of its seeds in a scenario."""
-    measure = measure_of(metric)
-    values = values_of(measure, results.of(scenario, policy))
+    return estimate_of(measure_of(metric), results.of(scenario, policy))
+
+
+def estimate_of(measure: Measure, runs: Mapping[int, Run]) -> Estimate:
+    """Sum up a metric over runs, by seed."""
+    values = values_of(measure, runs)
     known = [value for value in values.values() if value is not None]
     centre, low, high = _summary(measure, known)
     return Estimate(

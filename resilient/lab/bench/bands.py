@@ -8,9 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import final
 
+from resilient.lab.results import Number, Run
 from resilient.lab.scenario import Band, Scenario
-from resilient.lab.simulation.recording import Number
-from resilient.lab.simulation.run import Outcome
 
 __all__ = ["Finding", "judge"]
 
@@ -34,12 +33,12 @@ class Finding:
         return f"{what} {value}; expected {allowed}{f' ({band.why})' if band.why else ''}"
 
 
-def judge(scenario: Scenario, outcomes: Sequence[Outcome]) -> list[Finding]:
+def judge(scenario: Scenario, runs: Sequence[Run]) -> list[Finding]:
     """Judge each band whose policies were played."""
     values: dict[str, list[Mapping[str, Number]]] = {}
-    for outcome in outcomes:
-        if outcome.scenario == scenario.name:
-            values.setdefault(outcome.policy, []).append(outcome.metrics)
+    for run in runs:
+        if run.scenario == scenario.name:
+            values.setdefault(run.policy, []).append(run.metrics)
     findings: list[Finding] = []
     for band in scenario.bands:
         if band.policy in values and (band.of is None or band.of in values):

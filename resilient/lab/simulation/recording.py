@@ -9,13 +9,12 @@ from typing import final
 
 from resilient.lab.load import Record
 from resilient.lab.metrics import Histogram, first_recovered
+from resilient.lab.results import Number
 
 __all__ = ["Recording"]
 
 _OPEN = 120
 """Seconds for which the latencies are kept apart; a call that ends later still counts for the whole run."""
-
-Number = float | None
 
 
 @final

@@ -3,34 +3,20 @@
 from __future__ import annotations
 
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
-from typing import final
 
 from resilient.lab.engine import open_engine
+from resilient.lab.results import Run
 from resilient.lab.scenario import Scenario
-from resilient.lab.simulation.recording import Number
 from resilient.lab.simulation.world import Mode, World
 from resilient.lab.stacks import Stack, stack
 from resilient.testing import virtual_time
 
-__all__ = ["Mode", "Outcome", "run"]
-
-
-@final
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Outcome:
-    """What came of a run. A metric that is None has no value; a `recovery` of None never came."""
-
-    scenario: str
-    policy: str
-    seed: int
-    metrics: dict[str, Number]
-    series: dict[str, list[Number]]
+__all__ = ["Mode", "run"]
 
 
 def run(
     scenario: Scenario, policy: str | Stack, seed: int, *, backend: str = "asyncio", mode: Mode = "functions"
-) -> Outcome:
+) -> Run:
     """Run the scenario once. The same arguments give the same bytes, on every machine and Python.
 
     `policy` is a name (see `resilient.lab.stacks`), one of the scenario's own contenders, or a `Stack`.
@@ -43,12 +29,12 @@ def run(
         raise ValueError(f"mode={mode!r}: 'functions' or 'http'")
     tried = scenario.contenders.get(policy) or stack(policy) if isinstance(policy, str) else policy
 
-    async def main() -> Outcome:
+    async def main() -> Run:
         async with open_engine() as engine, AsyncExitStack() as opened:
             world = World(scenario, tried, seed, engine, mode)
             await world.open(opened)
             await world.run()
-            return Outcome(
+            return Run(
                 scenario=scenario.name,
                 policy=tried.name,
                 seed=seed,

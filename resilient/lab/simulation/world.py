@@ -15,11 +15,12 @@ from resilient.errors import Rejected
 from resilient.instance import Instance
 from resilient.lab.engine import Engine
 from resilient.lab.load import OK, Record, Request, drive
+from resilient.lab.results import Number
 from resilient.lab.scenario import OpenLoop, Scenario
 from resilient.lab.simulation.caller import Caller, Calling, Send
 from resilient.lab.simulation.fleet import Fleet
 from resilient.lab.simulation.http_caller import HttpCaller
-from resilient.lab.simulation.recording import Number, Recording
+from resilient.lab.simulation.recording import Recording
 from resilient.lab.stacks import Setting, Stack
 from resilient.lab.world.chance import Chance
 from resilient.lab.world.job import Errand, Job, Reply
