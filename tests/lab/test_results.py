@@ -21,6 +21,7 @@ from tests.lab.samples import made, run, sample
 
 FACTS = {
     "title": "Outage",
+    "reference": "",
     "source": "a paper",
     "naive": "they fail",
     "good": "they do not",
