@@ -11,11 +11,12 @@ from __future__ import annotations
 import asyncio
 import heapq
 import math
+from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
 from contextvars import copy_context
 from itertools import count
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVarTuple, cast, final
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVarTuple, cast, final
 
 from resilient.waiting import library
 
@@ -49,7 +50,11 @@ class Engine(Protocol):
         ...
 
     def at(self, when: float, callback: Callable[[*Ts], object], *args: *Ts) -> None:
-        """Call the plain function at second `when`; in the past means as soon as possible. It must not raise."""
+        """Call the plain function at second `when`; in the past means as soon as possible.
+
+        Of two at the same instant the one that was arranged first comes first. What it raises ends the engine's block
+        with that error.
+        """
         ...
 
     def spawn(self, fn: Callable[[*Ts], Coroutine[Any, Any, object]], *args: *Ts) -> None:
@@ -69,16 +74,19 @@ async def open_engine() -> AsyncGenerator[Engine]:
 
         try:
             async with trio.open_nursery() as nursery:
-                engine = _TrioEngine(nursery)
-                nursery.start_soon(engine.keep_time)
-                yield engine
+                trio_engine = _TrioEngine(nursery)
+                with trio_engine.attended():
+                    yield trio_engine
                 nursery.cancel_scope.cancel()
         except BaseExceptionGroup as group:
             raise _first(group) from None
+        if trio_engine.error is not None:
+            raise trio_engine.error
     else:
         asyncio_engine = _AsyncioEngine()
         try:
-            yield asyncio_engine
+            with asyncio_engine.attended():
+                yield asyncio_engine
         except asyncio.CancelledError:
             if asyncio_engine.error is None:
                 raise
@@ -93,30 +101,107 @@ def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
     return _first(cast("BaseExceptionGroup[BaseException]", first)) if isinstance(first, BaseExceptionGroup) else first
 
 
-@final
-class _AsyncioEngine:
+_Appointment: TypeAlias = "tuple[float, int, Callable[..., object], tuple[Any, ...]]"
+"""When, how many were made before it, and what is to be called."""
+
+
+class _Agenda(ABC):
+    """Appointments in the order of their instants, and of their making where instants are equal.
+
+    Virtual time asks when the next one is, and lets it be kept once the clock is there: without the handles and rounds
+    of an event loop's own timers, which cost more than most of what is called. In real time the event loop is asked to
+    wait for the next one.
+    """
+
     def __init__(self) -> None:
-        self._loop = asyncio.get_running_loop()
-        self._owner = asyncio.current_task()
-        self._context = copy_context()
-        self._tasks: dict[asyncio.Task[Any], None] = {}  # in the order of their beginning, which a set has not
-        self.now = self._loop.time
-        self.signal = self._loop.create_future
         self.error: BaseException | None = None
-        self._closed = False
+        self._context = copy_context()
+        self._heap: list[_Appointment] = []
+        self._order = count()
 
     def at(self, when: float, callback: Callable[[*Ts], object], *args: *Ts) -> None:
-        self._loop.call_at(when, callback, *args, context=self._context)
+        heapq.heappush(self._heap, (when, next(self._order), callback, args))
+
+    def next(self) -> float:
+        return self._heap[0][0] if self._heap else math.inf
+
+    def keep(self, now: float) -> None:
+        """Call what is due."""
+        self._context.run(self._keep, now)
+
+    def _keep(self, now: float) -> None:
+        heap = self._heap
+        try:
+            while heap and heap[0][0] <= now:
+                _, _, callback, args = heapq.heappop(heap)
+                callback(*args)
+        except BaseException as error:  # noqa: BLE001 - it ends the engine's block
+            self._fail(error)
+
+    @abstractmethod
+    def _fail(self, error: BaseException) -> None:
+        """Let the engine's block end with this error."""
+
+
+@final
+class _AsyncioEngine(_Agenda):
+    def __init__(self) -> None:
+        super().__init__()
+        self._loop = asyncio.get_running_loop()
+        self._owner = asyncio.current_task()
+        self._tasks: dict[int, asyncio.Task[None]] = {}
+        self._numbers = count()
+        self._timer: asyncio.TimerHandle | None = None
+        self._closed = False
+        self.now = self._loop.time
+        self.signal = self._loop.create_future
+
+    @contextmanager
+    def attended(self) -> Generator[None]:
+        """Keep appointments in the block."""
+        loop: Any = self._loop
+        if hasattr(loop, "attend"):
+            with loop.attend(self):
+                yield
+            return
+        self.at = self._at_real_time  # type: ignore[method-assign]
+        try:
+            yield
+        finally:
+            if self._timer is not None:
+                self._timer.cancel()
+
+    def _at_real_time(self, when: float, callback: Callable[[*Ts], object], *args: *Ts) -> None:
+        earlier = when < self.next()
+        super().at(when, callback, *args)
+        if earlier:
+            self._arm()
+
+    def _arm(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = self._loop.call_at(self.next(), self._ring) if self._heap else None
+
+    def _ring(self) -> None:
+        self.keep(self.now())
+        self._arm()
 
     def spawn(self, fn: Callable[[*Ts], Coroutine[Any, Any, object]], *args: *Ts) -> None:
-        task = self._loop.create_task(fn(*args), context=self._context.copy())
-        self._tasks[task] = None
-        task.add_done_callback(self._ended)
+        number = next(self._numbers)
+        # asyncio itself does not keep a task alive.
+        self._tasks[number] = self._loop.create_task(self._run(number, fn, args), context=self._context.copy())
 
-    def _ended(self, task: asyncio.Task[Any]) -> None:
-        del self._tasks[task]
-        if task.cancelled() or (error := task.exception()) is None:
-            return
+    async def _run(self, number: int, fn: Callable[..., Coroutine[Any, Any, object]], args: tuple[Any, ...]) -> None:
+        try:
+            await fn(*args)
+        except (asyncio.CancelledError, KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as error:  # noqa: BLE001 - it ends the engine's block
+            self._fail(error)
+        finally:
+            self._tasks.pop(number, None)
+
+    def _fail(self, error: BaseException) -> None:
         if self.error is None:
             self.error = error
             if not self._closed and self._owner is not None:
@@ -127,47 +212,48 @@ class _AsyncioEngine:
         if self.error is not None and self._owner is not None:
             self._owner.uncancel()
         while self._tasks:
-            tasks = [*self._tasks]
+            tasks = [*self._tasks.values()]
+            self._tasks.clear()  # a task that never began does not take itself off
             for task in tasks:
                 task.cancel()
             await asyncio.wait(tasks)
 
 
-class _Appointment(NamedTuple):
-    when: float
-    order: int
-    callback: Callable[..., object]
-    args: tuple[Any, ...]
-
-
 @final
-class _TrioEngine:
+class _TrioEngine(_Agenda):
     def __init__(self, nursery: trio.Nursery) -> None:
         import trio
 
+        super().__init__()
         self._nursery = nursery
-        self._context = copy_context()
-        self._heap: list[_Appointment] = []
-        self._order = count()
         self._sleep = trio.CancelScope()
         self.now = trio.current_time
 
-    def at(self, when: float, callback: Callable[[*Ts], object], *args: *Ts) -> None:
-        heapq.heappush(self._heap, _Appointment(when, next(self._order), callback, args))
-        self._sleep.deadline = min(self._sleep.deadline, when)
-
-    async def keep_time(self) -> None:
-        """Call what is due, for ever."""
+    @contextmanager
+    def attended(self) -> Generator[None]:
+        """Keep appointments in the block."""
         import trio
 
-        heap = self._heap
+        clock: Any = trio.lowlevel.current_clock()
+        if hasattr(clock, "attend"):
+            with clock.attend(self):
+                yield
+            return
+        self.at = self._at_real_time  # type: ignore[method-assign]
+        self._nursery.start_soon(self._keep_time)
+        yield
+
+    def _at_real_time(self, when: float, callback: Callable[[*Ts], object], *args: *Ts) -> None:
+        super().at(when, callback, *args)
+        self._sleep.deadline = min(self._sleep.deadline, when)
+
+    async def _keep_time(self) -> None:
+        import trio
+
         while True:
-            now = trio.current_time()
-            while heap and heap[0].when <= now:
-                _, _, callback, args = heapq.heappop(heap)
-                callback(*args)
+            self.keep(trio.current_time())
             # Before the scope is entered: whoever is quicker than the sleep moves its deadline.
-            self._sleep = trio.CancelScope(deadline=heap[0].when if heap else math.inf)
+            self._sleep = trio.CancelScope(deadline=self.next())
             with self._sleep:
                 await trio.sleep_forever()
 
@@ -177,6 +263,11 @@ class _TrioEngine:
 
     def signal(self) -> _TrioSignal:
         return _TrioSignal()
+
+    def _fail(self, error: BaseException) -> None:
+        if self.error is None:
+            self.error = error
+            self._nursery.cancel_scope.cancel()
 
 
 @final

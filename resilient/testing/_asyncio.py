@@ -14,7 +14,8 @@ import functools
 import math
 import threading
 from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Generator
+from contextlib import contextmanager
 from contextvars import Context
 from importlib import import_module
 from itertools import count
@@ -24,7 +25,7 @@ import anyio
 from anyio._backends._asyncio import CancelScope
 
 from resilient.testing._replaced import replaced
-from resilient.testing.clock import Deadlock, ManualClock, describe_deadlock, refusal
+from resilient.testing.clock import Agenda, Deadlock, ManualClock, describe_deadlock, refusal
 
 __all__ = ["VirtualLoop", "run"]
 
@@ -80,13 +81,7 @@ class _Jump:
     """The loop's selector: without a file to wait for, it moves the clock to the next timer."""
 
     def __init__(self, loop: VirtualLoop) -> None:
-        self._loop = loop
-
-    def select(self, timeout: float | None = None) -> list[Any]:
-        if timeout is None or timeout > 0:  # no callback is ready
-            self._loop.jump()
-        self._loop.settle()
-        return []
+        self.select = loop.turn
 
     def close(self) -> None:
         pass
@@ -96,6 +91,7 @@ class _Jump:
 class VirtualLoop(asyncio.SelectorEventLoop):
     """An event loop on `clock`."""
 
+    _clock_resolution: float
     _ready: deque[asyncio.Handle]
     _scheduled: list[asyncio.TimerHandle]
     _thread_id: int | None
@@ -105,24 +101,48 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         self.order = count(1)
         self._clock = clock
         self._on_step = on_step
+        self._agendas: list[Agenda] = []
         self.deadlock: str | None = None
         self.time = clock.now  # type: ignore[method-assign] # the runtime's own function, at its price
         if on_step is not None:
             self.call_soon = self._call_soon_after_step  # type: ignore[method-assign] # costs nothing where not wanted
         self.set_task_factory(cast("Any", _Task))  # its first argument is this loop and no other
 
-    def jump(self) -> None:
-        """Move the clock to the next timer."""
+    @contextmanager
+    def attend(self, agenda: Agenda) -> Generator[None]:
+        """Keep the appointments of `agenda` too, in the block."""
+        self._agendas.append(agenda)
+        try:
+            yield
+        finally:
+            self._agendas.remove(agenda)
+
+    def turn(self, timeout: float | None = None) -> list[Any]:
+        """Stand where another loop would wait for files, until its next timer is due."""
+        if timeout is None or timeout > 0:  # no callback is ready
+            self._jump()
+        # Exactly those timers fire that are due now: asyncio fires what is due before now + resolution.
+        self._clock_resolution = math.ulp(self.time())
+        return []
+
+    def _jump(self) -> None:
+        """Move the clock to the next timer, or appointment."""
         if self._on_step is not None:
             self._on_step()
             if self._ready:
                 return
         # asyncio takes cancelled timers off the top of its heap before it selects.
         instant = self._scheduled[0].when() if self._scheduled else math.inf
-        if instant < math.inf:
-            self._clock.advance_to(instant)
-        else:
+        first: Agenda | None = None
+        for agenda in self._agendas:
+            if (when := agenda.next()) < instant:
+                instant, first = when, agenda
+        if instant == math.inf:
             self._unwind()
+            return
+        self._clock.advance_to(instant)
+        if first is not None:
+            first.keep(self.time())
 
     def _unwind(self) -> None:
         """Cancel everything, so that it cleans up."""
@@ -132,13 +152,6 @@ class VirtualLoop(asyncio.SelectorEventLoop):
             self.deadlock = describe_deadlock(self.time(), waiting)
         for task in tasks:
             task.cancel()
-
-    def settle(self) -> None:
-        """Let exactly those timers fire that are due now.
-
-        asyncio fires what is due before now + resolution, which one unit in the last place makes exact.
-        """
-        self._clock_resolution = math.ulp(self.time())
 
     def _call_soon_after_step(
         self, callback: Callable[[Unpack[Ts]], object], *args: *Ts, context: Context | None = None

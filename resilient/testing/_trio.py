@@ -13,14 +13,15 @@ import functools
 import math
 import random
 import threading
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Generator, Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from typing import Any, NoReturn, TypeVar, final
 
 import trio
 
 from resilient.testing._replaced import replaced
-from resilient.testing.clock import Deadlock, ManualClock, describe_deadlock, refusal
+from resilient.testing.clock import Agenda, Deadlock, ManualClock, describe_deadlock, refusal
 
 __all__ = ["run"]
 
@@ -44,6 +45,7 @@ class _VirtualClock(trio.abc.Clock):
     def __init__(self, clock: ManualClock, on_step: Callable[[], object] | None) -> None:
         self._clock = clock
         self._on_step = on_step
+        self._agendas: list[Agenda] = []
         self.scope = trio.CancelScope()
         self.deadlock: str | None = None
 
@@ -64,17 +66,32 @@ class _VirtualClock(trio.abc.Clock):
             self._jump()
         return events
 
+    @contextmanager
+    def attend(self, agenda: Agenda) -> Generator[None]:
+        """Keep the appointments of `agenda` too, in the block."""
+        self._agendas.append(agenda)
+        try:
+            yield
+        finally:
+            self._agendas.remove(agenda)
+
     def _jump(self) -> None:
-        """Move the clock to the next deadline."""
+        """Move the clock to the next deadline, or appointment."""
         if self._on_step is not None:
             self._on_step()
             if self._runner.runq:
                 return
         instant = self._runner.deadlines.next_deadline()
-        if instant < math.inf:
-            self._clock.advance_to(instant)
-        else:
+        first: Agenda | None = None
+        for agenda in self._agendas:
+            if (when := agenda.next()) < instant:
+                instant, first = when, agenda
+        if instant == math.inf:
             self._unwind()
+            return
+        self._clock.advance_to(instant)
+        if first is not None:
+            first.keep(self._clock.now())
 
     async def wait_readable(self, fd: Any) -> None:
         if fd is not self._runner.entry_queue.wakeup.wakeup_sock:

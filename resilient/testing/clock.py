@@ -7,9 +7,18 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 from traceback import FrameSummary, StackSummary
-from typing import Any, final
+from typing import Any, Protocol, final
 
-__all__ = ["EPOCH", "Deadlock", "ManualClock", "VirtualTimeError", "describe_deadlock", "describe_wait", "refusal"]
+__all__ = [
+    "EPOCH",
+    "Agenda",
+    "Deadlock",
+    "ManualClock",
+    "VirtualTimeError",
+    "describe_deadlock",
+    "describe_wait",
+    "refusal",
+]
 
 EPOCH = 1_767_225_600.0
 """What the wall clock shows at virtual second 0: 2026-01-01 00:00 UTC."""
@@ -57,6 +66,18 @@ class ManualClock:
     def advance_to(self, instant: float) -> None:
         """Move ahead to exactly `instant`, without rounding; do nothing if that is past."""
         self._now = max(self._now, instant)
+
+
+class Agenda(Protocol):
+    """What happens in virtual time besides the event loop's own timers."""
+
+    def next(self) -> float:
+        """When something is to be done next; infinity: never."""
+        ...
+
+    def keep(self, now: float) -> None:
+        """Do what is due, now that the clock is there. It must not raise."""
+        ...
 
 
 def describe_deadlock(now: float, tasks: Iterable[tuple[str, object]]) -> str:
