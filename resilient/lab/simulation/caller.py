@@ -22,7 +22,7 @@ class Calling(Protocol):
 
     service: Service
 
-    async def call(self, errand: Errand) -> Reply:
+    def call(self, errand: Errand) -> Awaitable[Reply]:
         """Make one logical call."""
         ...
 
@@ -54,13 +54,12 @@ class Caller:
         self._name = service.name
         self._chain = service.pipeline.chain
 
-    async def call(self, errand: Errand) -> Reply:
+    def call(self, errand: Errand) -> Awaitable[Reply]:
         """Make one logical call."""
         call = self.service.begin(self._name, self._invoke, errand, repeatable=self._reckless or errand.repeatable)
         call.classify = CLASSIFY
         call.priority = errand.priority
-        reply: Reply = await self._chain(call)
-        return reply
+        return self._chain(call)
 
     def _invoke(self, call: Call) -> Awaitable[Reply]:
         instance = call.instance
