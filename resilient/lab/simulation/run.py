@@ -7,6 +7,7 @@ from contextlib import AsyncExitStack
 from resilient.lab.engine import open_engine
 from resilient.lab.results import Run
 from resilient.lab.scenario import Scenario
+from resilient.lab.simulation.garbage import collected_rarely
 from resilient.lab.simulation.world import Mode, World
 from resilient.lab.stacks import Stack, stack
 from resilient.testing import virtual_time
@@ -42,4 +43,5 @@ def run(
                 series=world.all_series(),
             )
 
-    return virtual_time.run(main, backend=backend, seed=seed)
+    with collected_rarely():
+        return virtual_time.run(main, backend=backend, seed=seed)
