@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, final
 
-from resilient.call import Call, Next, Policy
+from resilient.call import Call, Next, Policy, Priority
 from resilient.errors import Overloaded
 from resilient.machines.throttle import Throttle
 from resilient.policies.base import OwnPolicy, Role, refuse
@@ -30,6 +30,9 @@ class AdaptiveThrottle(OwnPolicy):
     lower `k` rejects sooner and finds out later that the service is well again. Without refusals nothing is
     ever rejected. Unlike a circuit breaker it has no open state: the share rejected follows the share refused.
 
+    Each priority is counted by itself. A service that sheds the least important first refuses all of those and none of
+    the most important; one count for all would reject both here alike, and undo what the service does.
+
     The window must be longer than the longest timeout, or the throttle notices an outage only when it is over.
     Source: Google SRE, "Handling Overload", client-side throttling. Thread-safe.
 
@@ -38,7 +41,8 @@ class AdaptiveThrottle(OwnPolicy):
 
     k: float = 2.0
     window: float = 120.0
-    _machine: Throttle = field(init=False, repr=False)
+    _machines: tuple[Throttle, ...] = field(init=False, repr=False)
+    """One for each priority."""
     _lock: threading.Lock = field(init=False, repr=False, default_factory=threading.Lock)
     role: ClassVar[Role] = Role.ADMISSION
 
@@ -47,22 +51,22 @@ class AdaptiveThrottle(OwnPolicy):
             raise ValueError(f"k={self.k!r}: how many calls are sent for each accepted one, at least 1")
         if not (math.isfinite(self.window) and self.window > 0):
             raise ValueError(f"window={self.window!r}: a finite number of seconds, more than 0")
-        object.__setattr__(self, "_machine", Throttle(k=self.k, window=self.window))
+        object.__setattr__(self, "_machines", tuple(Throttle(k=self.k, window=self.window) for _ in Priority))
 
-    def probability(self, now: float) -> float:
-        """The share of calls that is rejected at the runtime's second `now`."""
+    def probability(self, now: float, priority: Priority = Priority.CRITICAL) -> float:
+        """The share of calls of that priority that is rejected at the runtime's second `now`."""
         with self._lock:
-            return self._machine.probability(now)
+            return self._machines[priority].probability(now)
 
     def link(self, nxt: Next[Any], below: Sequence[Policy]) -> Next[Any]:
         """Count, and perhaps reject, before `nxt`."""
         del below
-        machine, lock = self._machine, self._lock
+        machines, lock = self._machines, self._lock
 
         async def layer(call: Call) -> Any:
             runtime = call.runtime
             with lock:
-                admitted = machine.admit(runtime.now(), runtime.random)
+                admitted = machines[call.priority].admit(runtime.now(), runtime.random)
             if not admitted:
                 message = f"{call.name}: not sent, the far side refuses most calls"
                 raise refuse(call, Overloaded(message, policy=self))
@@ -79,8 +83,9 @@ class AdaptiveThrottle(OwnPolicy):
 
     def _settle(self, call: Call, verdict: Verdict) -> None:
         now = call.runtime.now()
+        machine = self._machines[call.priority]
         with self._lock:
             if verdict.refusal:
-                self._machine.refused(now)
+                machine.refused(now)
             elif verdict not in _SAYS_NOTHING:
-                self._machine.accepted(now)
+                machine.accepted(now)

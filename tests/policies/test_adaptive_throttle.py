@@ -10,7 +10,8 @@ import anyio
 import httpx
 import pytest
 
-from resilient.context import current_runtime, use_runtime
+from resilient.call import Priority
+from resilient.context import current_call, current_runtime, options, use_runtime
 from resilient.errors import Overloaded
 from resilient.events import CallRejected, Event
 from resilient.http import classify_http
@@ -67,7 +68,7 @@ def throttled(throttle: AdaptiveThrottle, server: Server) -> Ask:
 def refuse_often(throttle: AdaptiveThrottle, times: int = 20) -> float:
     """Have that many calls refused by the far side; return the share of calls that is rejected then."""
     for _ in range(times):
-        throttle._machine.refused(current_runtime().now())
+        throttle._machines[Priority.CRITICAL].refused(current_runtime().now())
     return throttle.probability(current_runtime().now())
 
 
@@ -122,6 +123,28 @@ def test_the_seed_decides_who_is_rejected(backend):
     runs = [virtual_time.run(main, backend=backend, seed=seed) for seed in (1, 1, 2)]
     assert runs[0] == runs[1] != runs[2]
     assert all({"Overloaded", ""} == set(run) for run in runs)
+
+
+def test_each_priority_is_throttled_by_what_is_refused_of_it(backend):
+    async def serve() -> httpx.Response:
+        call = current_call()
+        return httpx.Response(503 if call is not None and call.priority is Priority.SHEDDABLE else 200)
+
+    async def main():
+        throttle = AdaptiveThrottle()
+        ask = Pipeline(throttle, classify=classify_http)(serve)
+        for priority in Priority:
+            with options(priority=priority):
+                outcomes = await load(ask, 20)
+            now = current_runtime().now()
+            if priority is Priority.SHEDDABLE:
+                assert outcomes["rejected"] > 900
+                assert throttle.probability(now, priority) > 0.95
+            else:
+                assert outcomes == {200: 1000}
+                assert throttle.probability(now, priority) == 0.0
+
+    virtual_time.run(main, backend=backend)
 
 
 # What counts, and what does not
@@ -220,7 +243,7 @@ def test_wherever_a_call_is_cancelled_it_counts_at_most_once(backend):
             await Pipeline(throttle).run(anyio.sleep, 1.0)
 
     def check(throttle: AdaptiveThrottle) -> None:
-        requests, accepts = throttle._machine.window.totals(current_runtime().now())
+        requests, accepts = throttle._machines[Priority.CRITICAL].window.totals(current_runtime().now())
         began = int(current_runtime().now())
         assert requests == accepts
         assert accepts in (began - 1, began)  # one may be cancelled as it ends
@@ -283,7 +306,7 @@ def test_threads_lose_no_count(restless):
 
     with ThreadPoolExecutor(16) as threads:
         list(threads.map(call_often, range(16)))
-    assert throttle._machine.window.totals(0.0) == [1601, 1201]
+    assert throttle._machines[Priority.CRITICAL].window.totals(0.0) == [1601, 1201]
 
 
 # Arguments
