@@ -44,18 +44,25 @@ def refusal(what: str) -> VirtualTimeError:
 class ManualClock:
     """A monotonic clock that moves only when it is told to, and never back."""
 
-    __slots__ = ("_now",)
+    __slots__ = ("_epoch", "_now")
 
     def __init__(self, now: float = 0.0) -> None:
         self._now = now
+        self._epoch = EPOCH
 
     def now(self) -> float:
         """The current second."""
         return self._now
 
     def wall(self) -> float:
-        """The current second since the Unix epoch: `EPOCH` and what this clock shows."""
-        return EPOCH + self._now
+        """The current second since the Unix epoch: `EPOCH`, what this clock shows, and all shifts."""
+        return self._epoch + self._now
+
+    def shift_wall(self, seconds: float) -> None:
+        """Let the wall clock alone jump by `seconds`, ahead or back. Raises ValueError if that is not finite."""
+        if not math.isfinite(seconds):
+            raise ValueError(f"seconds={seconds!r}: a wall clock jumps by a finite number of seconds")
+        self._epoch += seconds
 
     def advance(self, seconds: float) -> None:
         """Move ahead by `seconds`. Raises ValueError if that is negative or not finite."""

@@ -29,12 +29,12 @@ from typing import TypeVar
 
 import anyio
 
-from resilient.context import use_runtime
+from resilient.context import current_runtime, use_runtime
 from resilient.events import Event
 from resilient.runtime import Runtime
 from resilient.testing.clock import EPOCH, Deadlock, ManualClock, VirtualTimeError
 
-__all__ = ["EPOCH", "Deadlock", "ManualClock", "VirtualTimeError", "run", "runtime"]
+__all__ = ["EPOCH", "Deadlock", "ManualClock", "VirtualTimeError", "run", "runtime", "shift_wall"]
 
 T = TypeVar("T")
 
@@ -93,6 +93,30 @@ def runtime(seed: int = 0, *, emit: Callable[[Event], None] | None = None) -> Ru
         clock.advance(seconds)
 
     return _runtime(clock, sleep, seed, emit)
+
+
+def shift_wall(seconds: float) -> None:
+    """Let the wall clock of the ambient virtual runtime jump by `seconds`, ahead or back; `now` does not notice.
+
+    So do computers when their clock is set. Nothing that measures a duration may depend on it:
+
+    ```python
+    from resilient.context import current_runtime, use_runtime
+    from resilient.testing import virtual_time
+
+    with use_runtime(virtual_time.runtime()):
+        virtual_time.shift_wall(-3600.0)
+        assert current_runtime().wall() == virtual_time.EPOCH - 3600.0
+        assert current_runtime().now() == 0.0
+    ```
+
+    (A whole machine that was suspended is `current_runtime().pause(seconds)`: both clocks leap, and whatever was due
+    meanwhile is due at once.) Raises `VirtualTimeError` outside virtual time.
+    """
+    clock = getattr(current_runtime().wall, "__self__", None)
+    if not isinstance(clock, ManualClock):
+        raise VirtualTimeError("the wall clock of the ambient runtime is not virtual, and cannot be shifted")
+    clock.shift_wall(seconds)
 
 
 def _runtime(

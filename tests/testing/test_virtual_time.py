@@ -598,6 +598,32 @@ def test_a_runtime_for_plain_functions_moves_by_its_own_pauses():
     assert runtime.new_id() == virtual_time.runtime(seed=3).new_id()
 
 
+def test_the_wall_clock_alone_can_be_shifted(backend):
+    async def main():
+        await anyio.sleep(10.0)
+        runtime = current_runtime()
+        virtual_time.shift_wall(3600.0)
+        assert (runtime.now(), runtime.wall()) == (10.0, EPOCH + 3610.0)
+        virtual_time.shift_wall(-7200.0)
+        await anyio.sleep(1.0)
+        assert (runtime.now(), runtime.wall()) == (11.0, EPOCH - 3589.0)
+
+    virtual_time.run(main, backend=backend)
+
+
+@pytest.mark.parametrize("seconds", [math.inf, -math.inf, math.nan])
+def test_a_wall_clock_is_shifted_by_a_finite_number_of_seconds(seconds):
+    with use_runtime(virtual_time.runtime()):
+        with pytest.raises(ValueError, match=r"^seconds="):
+            virtual_time.shift_wall(seconds)
+        assert current_runtime().wall() == EPOCH
+
+
+def test_a_real_wall_clock_is_not_shifted():
+    with pytest.raises(virtual_time.VirtualTimeError, match="not virtual"):
+        virtual_time.shift_wall(1.0)
+
+
 def test_its_sleep_needs_no_loop():
     runtime = virtual_time.runtime()
 
