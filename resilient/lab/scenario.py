@@ -41,6 +41,11 @@ class Tier:
         Seconds until callers learn of a change.
     `honours_keys`
         Whether work under one idempotency key has its effect once.
+    `partition`
+        In which partition of each server the work on a key is done. Every partition has `workers` and a queue of its
+        own, so a hot one delays only the keys that share it. None: all keys share one.
+    `log`
+        Whether `Fleet.log` keeps the instant at which each attempt was sent, for scenarios that measure by it.
     """
 
     name: str
@@ -52,6 +57,8 @@ class Tier:
     calls: Sequence[str] = ()
     lag: float = 0.0
     honours_keys: bool = False
+    partition: Callable[[int], int] | None = None
+    log: bool = False
 
     def __post_init__(self) -> None:
         for name, value in (("instances", self.instances), ("workers", self.workers), ("zones", len(self.zones))):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Callable, Mapping
 from itertools import count
 from typing import final
@@ -34,6 +35,8 @@ class Fleet:
         self.sent = 0
         """Attempts that were sent to it, whether or not they arrived."""
         self.sent_to: dict[str, int] = {}
+        self.log = array("d")
+        """When they were sent, where the tier keeps a log."""
         self._engine = engine
         self._draw = chance.of_call(f"service times of {tier.name}")
         self._records = Records() if tier.honours_keys else None
@@ -55,7 +58,8 @@ class Fleet:
             self._draw,
             workers=tier.workers,
             service_time=tier.service_time,
-            queue=tier.queue(),
+            queue=tier.queue,
+            partition=tier.partition,
             records=self._records,
             handler=None if self._handler is None else self._handler(instance),
             effect=self._effect,
@@ -78,7 +82,7 @@ class Fleet:
     @property
     def queued(self) -> int:
         """Calls that wait for a worker."""
-        return sum(len(server.queue) for server in self.servers)
+        return sum(server.queued for server in self.servers)
 
     def counts(self) -> Mapping[str, int]:
         """What its servers did: calls `served`, and of these `wasted`, because nobody waited any more."""

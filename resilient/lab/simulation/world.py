@@ -109,11 +109,14 @@ class World:
 
     def _sender(self, fleet: Fleet) -> Send:
         network, by_id, sent_to = self.network, fleet.by_id, fleet.sent_to
+        log, now = fleet.log if fleet.tier.log else None, self.engine.now
 
         def send(
             errand: Errand, instance: str, deadline: float | None, idempotency_key: str | None
         ) -> Awaitable[Reply]:
             fleet.sent += 1
+            if log is not None:
+                log.append(now())
             sent_to[instance] = sent_to.get(instance, 0) + 1
             return network.send(errand, by_id[instance], deadline, idempotency_key)
 
@@ -124,8 +127,9 @@ class World:
             async def handle(job: Job) -> Reply:
                 names = self.fleets[tier].tier.calls
                 with serving(deadline=job.deadline, priority=job.priority):
-                    for name in names:
-                        reply = await self._onward(self._servers_callers[instance.id, name], job, instance.zone)
+                    for step, name in enumerate(names):
+                        errand = job.errand.onward(job.attempt, step, instance.zone)
+                        reply = await _onward(self._servers_callers[instance.id, name], errand)
                         if not reply.ok:
                             return reply
                 return Reply()
@@ -133,16 +137,6 @@ class World:
             return handle
 
         return handler_at
-
-    async def _onward(self, caller: Calling, job: Job, zone: str | None) -> Reply:
-        """Call the next tier as a server does: what fails there fails here, as an overload or as an error."""
-        try:
-            reply = await caller.call(job.errand.onward(job.attempt, zone))
-        except Rejected:
-            return Reply(503)
-        except Exception:  # noqa: BLE001 - whatever it is, a server says 500
-            return Reply(500)
-        return reply if reply.ok or reply.status == 503 else Reply(500)  # noqa: PLR2004 - as HTTP has it
 
     # -- users ------------------------------------------------------------------------------------------------------
 
@@ -259,6 +253,17 @@ class World:
 
 def _judge(reply: Reply) -> str:
     return OK if reply.ok else str(reply.status)
+
+
+async def _onward(caller: Calling, errand: Errand) -> Reply:
+    """Call the next tier as a server does: what fails there fails here, as an overload or as an error."""
+    try:
+        reply = await caller.call(errand)
+    except Rejected:
+        return Reply(503)
+    except Exception:  # noqa: BLE001 - whatever it is, a server says 500
+        return Reply(500)
+    return reply if reply.ok or reply.status == 503 else Reply(500)  # noqa: PLR2004 - as HTTP has it
 
 
 def _ladder(shares: Mapping[Priority, float]) -> list[tuple[float, Priority]]:

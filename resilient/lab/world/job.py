@@ -11,7 +11,8 @@ __all__ = ["Errand", "Job", "Reply"]
 
 _FIRST_BAD = 400
 _FAN_OUT = 64
-"""More attempts than any policy makes of one call: no two errands of a tier have the same number."""
+"""More attempts than any policy makes of one call, and more calls than any server makes for one: no two errands of a
+tier have the same number."""
 
 
 class Reply(NamedTuple):
@@ -60,10 +61,10 @@ class Errand:
         self.attempts = 0
         """How often it was sent."""
 
-    def onward(self, attempt: int, zone: str | None) -> Errand:
-        """The errand of the next tier, which a server in `zone` has for this one's attempt."""
+    def onward(self, attempt: int, step: int, zone: str | None) -> Errand:
+        """The errand that a server in `zone` has for this one's attempt, as the call number `step` that it makes."""
         return Errand(
-            self.number * _FAN_OUT + attempt,
+            (self.number * _FAN_OUT + attempt) * _FAN_OUT + step,
             repeatable=self.repeatable,
             priority=self.priority,
             key=self.key,

@@ -34,11 +34,24 @@ class Records:
 
 
 @final
+class _Lane:
+    """Workers and the line in front of them: those of one partition."""
+
+    __slots__ = ("busy", "queue")
+
+    def __init__(self, queue: Queue) -> None:
+        self.busy = 0
+        self.queue = queue
+
+
+@final
 class Server:
     """One instance of a tier, as a process on a machine of its own.
 
     It does not know whether a caller still waits, so it works on what has been abandoned: that is what keeps an
     overload alive, and a simulation that cancels such work does not show it.
+
+    `partition` says of a key in which partition it is: each has `workers` and a `queue` of its own.
     """
 
     def __init__(
@@ -49,7 +62,8 @@ class Server:
         *,
         workers: int,
         service_time: ServiceTime,
-        queue: Queue,
+        queue: Callable[[], Queue],
+        partition: Callable[[int], int] | None = None,
         records: Records | None = None,
         handler: Handler | None = None,
         effect: Callable[[Job], object] | None = None,
@@ -57,7 +71,7 @@ class Server:
         self.instance = instance
         self.zone = instance.zone
         self.workers = workers
-        self.queue = queue
+        """Of each partition."""
         self.reachable = True
         """Whether connections to it are accepted."""
         self.answers = True
@@ -74,16 +88,24 @@ class Server:
         self._engine = engine
         self._draw = draw
         self._quantile = service_time.quantile
-        self._running: dict[Job, None] = {}
+        self._new_queue = queue
+        self._partition = partition
+        self._lanes = {0: _Lane(queue())} if partition is None else dict[int, _Lane]()
+        self._running: dict[Job, _Lane] = {}
         self._stopped_at: float | None = None
         self._records = records
         self._handler = handler
         self._effect = effect
 
     @property
+    def queued(self) -> int:
+        """Calls that wait for a worker."""
+        return sum(len(lane.queue) for lane in self._lanes.values())
+
+    @property
     def load(self) -> int:
         """Calls that it works on, and that wait."""
-        return len(self._running) + len(self.queue)
+        return len(self._running) + self.queued
 
     # -- calls ------------------------------------------------------------------------------------------------------
 
@@ -106,12 +128,19 @@ class Server:
                 return
             self._records.running.add(job.idempotency_key)
         job.arrived = now
-        if len(self._running) < self.workers and self._stopped_at is None:
-            self._start(job, now)
+        lane = self._lanes[0] if self._partition is None else self._lane(self._partition(job.errand.key))
+        if lane.busy < self.workers and self._stopped_at is None:
+            self._start(job, lane, now)
             return
-        refused = self.queue.push(job, now)
+        refused = lane.queue.push(job, now)
         if refused is not None:
             self._turn_away(refused)
+
+    def _lane(self, partition: int) -> _Lane:
+        lane = self._lanes.get(partition)
+        if lane is None:
+            lane = self._lanes[partition] = _Lane(self._new_queue())
+        return lane
 
     def _turn_away(self, job: Job) -> None:
         self._forget_key(job)
@@ -121,11 +150,12 @@ class Server:
         if self._records is not None and job.idempotency_key is not None:
             self._records.running.discard(job.idempotency_key)
 
-    def _start(self, job: Job, now: float) -> None:
+    def _start(self, job: Job, lane: _Lane, now: float) -> None:
         takes = self._quantile(self._draw(job.errand.number, job.attempt)) * self.slowness
         job.started = now
         job.finishes = finishes = now + takes
-        self._running[job] = None
+        self._running[job] = lane
+        lane.busy += 1
         self._engine.at(finishes, self._worked, job, finishes)
 
     def _worked(self, job: Job, instant: float) -> None:
@@ -142,7 +172,8 @@ class Server:
             self._finish(job, reply)
 
     def _finish(self, job: Job, reply: Reply) -> None:
-        del self._running[job]
+        lane = self._running.pop(job)
+        lane.busy -= 1
         self.served += 1
         self.wasted += job.left
         if reply.ok and self._effect is not None:
@@ -153,15 +184,19 @@ class Server:
                 self._records.done[job.idempotency_key] = reply
         if self.silent is None or not self.silent(job):
             job.answer(job, reply)
-        self._employ(self._engine.now())
+        self._employ(lane, self._engine.now())
 
-    def _employ(self, now: float) -> None:
+    def _employ(self, lane: _Lane, now: float) -> None:
         """Give free workers to those who wait."""
-        while len(self._running) < self.workers and self._stopped_at is None:
-            waiting = self.queue.pop(now, self._turn_away)
+        while lane.busy < self.workers and self._stopped_at is None:
+            waiting = lane.queue.pop(now, self._turn_away)
             if waiting is None:
                 return
-            self._start(waiting, now)
+            self._start(waiting, lane, now)
+
+    def _employ_all(self, now: float) -> None:
+        for lane in self._lanes.values():
+            self._employ(lane, now)
 
     # -- what can happen to it --------------------------------------------------------------------------------------
 
@@ -181,7 +216,7 @@ class Server:
             if job.finishes >= now - lost:
                 job.finishes += lost
                 self._engine.at(job.finishes, self._worked, job, job.finishes)
-        self._employ(now)
+        self._employ_all(now)
 
     def die(self) -> None:
         """Lose all that it works on and all that waits; connections break, and new ones are refused."""
@@ -189,8 +224,10 @@ class Server:
         now = self._engine.now()
         jobs = [*self._running]
         self._running.clear()
-        while (job := self.queue.pop(now, jobs.append)) is not None:
-            jobs.append(job)
+        for lane in self._lanes.values():
+            lane.busy = 0
+            while (job := lane.queue.pop(now, jobs.append)) is not None:
+                jobs.append(job)
         for job in jobs:
             self._forget_key(job)
             job.answer(job, ConnectionResetError(f"{self.instance.id} died"))
@@ -198,4 +235,4 @@ class Server:
     def resize(self, workers: int) -> None:
         """Have more workers, or fewer as soon as they have finished what they do."""
         self.workers = workers
-        self._employ(self._engine.now())
+        self._employ_all(self._engine.now())
