@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, final
 from resilient.call import Priority
 from resilient.lab.faults import Fault
 from resilient.lab.stacks import Stack
+from resilient.lab.world.job import Errand
 from resilient.lab.world.queues import Fifo, Queue
 from resilient.lab.world.service_times import ServiceTime
 
@@ -111,20 +112,38 @@ class OpenLoop(Load):
 class Users(Load):
     """So many users, each of whom thinks, calls, and waits for the answer before thinking again (a closed loop).
 
-    They ask less as answers become slower, and so hide an overload that an open loop shows.
+    They ask less as answers become slower, and so hide an overload that an open loop shows. How long each thinks is the
+    same under every policy; when they call is not.
     """
 
     count: int
     think: ServiceTime
 
+    def __post_init__(self) -> None:
+        if self.count < 1:
+            raise ValueError(f"count={self.count!r}: how many users there are, at least 1")
+
 
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Computations(Load):
-    """`count` sums at once of `steps` remote additions each, every one of which begins when the last has come back."""
+    """`count` sums at once of `steps` remote additions each, every one of which begins when the last has come back.
+
+    Each adds 1 to its sum's own account, which is the key of its calls. A sum ends with its last step, or with the
+    first that fails. The metric `right` is the fraction of sums that made all their steps and whose account holds
+    exactly `steps` at the end; those that the run's `duration` was too short for are wrong.
+    """
 
     count: int
     steps: int
+    writes: float = 1.0
+
+    def __post_init__(self) -> None:
+        for name, value in (("count", self.count), ("steps", self.steps)):
+            if value < 1:
+                raise ValueError(f"{name}={value!r} of computations: at least 1")
+        if self.keys is not None:
+            raise ValueError(f"keys={self.keys!r}: a computation's key is its account")
 
 
 @final
@@ -168,6 +187,9 @@ class Scenario:
         From when to when what is to be recovered from lasts. Whole seconds.
     `policies`
         What is compared where nobody says what. `contenders` are policies of this scenario only, by name.
+    `group`
+        Names the group that a call counts for; the success of each is a metric, `success.<group>`. So is that of each
+        priority, where the load has several.
     `measure`
         Computes metrics of its own from the world at the end.
     """
@@ -197,6 +219,7 @@ class Scenario:
     primary: Sequence[str] = ("success", "p99", "amplification")
     """The metrics that matter here, the most important first."""
     bands: Sequence[Band] = ()
+    group: Callable[[Errand], str] | None = None
     measure: Callable[[World], Mapping[str, float | None]] | None = None
     knobs: Mapping[str, Any] = field(default_factory=dict[str, Any])
     """The arguments that it was made with."""

@@ -7,11 +7,12 @@ from typing import Protocol, TypeAlias, final
 
 from resilient.call import Call
 from resilient.http.classify import verdict_of_status
+from resilient.lab.load import OK
 from resilient.lab.world.job import Errand, Reply
 from resilient.service import Service
 from resilient.verdict import Classifier, Verdict, classify_function
 
-__all__ = ["CLASSIFY", "Caller", "Calling", "Send"]
+__all__ = ["CLASSIFY", "Caller", "Calling", "Send", "outcome_of"]
 
 Send: TypeAlias = Callable[[Errand, str, float | None, str | None], Awaitable[Reply]]
 """Makes an attempt: the errand, the instance's id, and the deadline and idempotency key that the server is told."""
@@ -40,6 +41,11 @@ def _hint(ended: object) -> float | None:
 
 CLASSIFY = Classifier(error=classify_function.error, result=_result, hint=_hint, on_declares=False)
 """Judges as HTTP's classifier does."""
+
+
+def outcome_of(reply: Reply) -> str:
+    """`OK`, or the status by which the call failed: what a record says of it."""
+    return OK if reply.ok else str(reply.status)
 
 
 @final

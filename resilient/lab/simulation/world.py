@@ -14,10 +14,11 @@ from resilient.context import serving
 from resilient.errors import Rejected
 from resilient.instance import Instance
 from resilient.lab.engine import Engine
-from resilient.lab.load import OK, Record, Request, drive
+from resilient.lab.load import Record, Request, drive
 from resilient.lab.results import Number
-from resilient.lab.scenario import OpenLoop, Scenario
-from resilient.lab.simulation.caller import Caller, Calling, Send
+from resilient.lab.scenario import Computations, OpenLoop, Scenario, Users
+from resilient.lab.simulation.caller import Caller, Calling, Send, outcome_of
+from resilient.lab.simulation.closed_loop import run_computations, run_users
 from resilient.lab.simulation.fleet import Fleet
 from resilient.lab.simulation.http_caller import HttpCaller
 from resilient.lab.simulation.recording import Recording
@@ -54,6 +55,8 @@ class World:
         self.chance = Chance(seed)
         self.effects: Counter[int] = Counter()
         """How often each write had its effect, by the number of the user's call."""
+        self.accounts: Counter[int] = Counter()
+        """The sum of these effects, by the key that they concern."""
         self.fleets: dict[str, Fleet] = {}
         for tier in scenario.tiers:
             self.fleets[tier.name] = Fleet(
@@ -167,13 +170,17 @@ class World:
         load = self.scenario.load
         if isinstance(load, OpenLoop):
             await self._open_loop(load)
+        elif isinstance(load, Users):
+            await run_users(self, load)
+        elif isinstance(load, Computations):
+            await run_computations(self, load)
         else:
             raise TypeError(f"load={load!r}: nobody knows how to make such a load")
 
     async def _open_loop(self, load: OpenLoop) -> None:
         scenario, callers = self.scenario, self.callers
         errand_of = self.errands()
-        groups_of = self._groups(errand_of)
+        groups_of = self.groups()
 
         async def call(request: Request) -> Reply:
             errand = errand_of(request.number)
@@ -183,12 +190,12 @@ class World:
                 request.attempts = errand.attempts
 
         def note(record: Record) -> None:
-            self.recording.record(record, groups_of(record.number))
+            self.recording.record(record, () if groups_of is None else groups_of(errand_of(record.number)))
 
         await drive(
             call,
             takewhile(lambda due: due < scenario.duration, load.arrivals(self.chance.stream("arrivals").random)),
-            judge=_judge,
+            judge=outcome_of,
             max_calls=10**9,
             max_seconds=scenario.duration,
             max_in_flight=_MAX_IN_FLIGHT,
@@ -198,15 +205,22 @@ class World:
             engine=self.engine,
         )
 
-    def _groups(self, errand_of: Callable[[int], Errand]) -> Callable[[int], tuple[str, ...]]:
-        """Which groups a call counts for: its priority, where there are several."""
-        if len(self.scenario.load.priorities) < 2:  # noqa: PLR2004 - several
-            return lambda _number: ()
-        return lambda number: (errand_of(number).priority.name.lower(),)
+    def groups(self) -> Callable[[Errand], tuple[str, ...]] | None:
+        """A function that says which groups a call counts for; None where there are none."""
+        by_priority, named = len(self.scenario.load.priorities) > 1, self.scenario.group
+        if not by_priority and named is None:
+            return None
+
+        def groups_of(errand: Errand) -> tuple[str, ...]:
+            priority = (errand.priority.name.lower(),) if by_priority else ()
+            return priority if named is None else (*priority, named(errand))
+
+        return groups_of
 
     def _count_effect(self, job: Job) -> None:
         if not job.errand.repeatable:
             self.effects[job.errand.origin] += 1
+            self.accounts[job.errand.key] += 1
 
     # -- what is seen -----------------------------------------------------------------------------------------------
 
@@ -249,10 +263,6 @@ class World:
     def all_series(self) -> dict[str, list[Number]]:
         """The same over time, one value a second."""
         return self.recording.series() | self.series
-
-
-def _judge(reply: Reply) -> str:
-    return OK if reply.ok else str(reply.status)
 
 
 async def _onward(caller: Calling, errand: Errand) -> Reply:
