@@ -13,8 +13,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, final
 
+from resilient.context import current_runtime
 from resilient.lab.world.job import Job, Reply
 from resilient.lab.world.server import Server
+from resilient.testing import virtual_time
 
 if TYPE_CHECKING:
     from resilient.lab.simulation.world import World
@@ -33,6 +35,8 @@ __all__ = [
     "SilentReplies",
     "Slow",
     "Stop",
+    "Suspension",
+    "WallClockShift",
 ]
 
 
@@ -317,3 +321,46 @@ class Rolling(Fault):
 
     def end(self, world: World) -> None:
         """No replacement begins after the end."""
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WallClockShift(Fault):
+    """Everybody's wall clock is `by` seconds ahead, or behind where that is negative, while it lasts.
+
+    It jumps there and back at once, as when somebody sets it, or a time server does. Monotonic clocks do not notice.
+    """
+
+    by: float
+
+    def begin(self, world: World) -> None:
+        """Jump."""
+        del world
+        virtual_time.shift_wall(self.by)
+
+    def end(self, world: World) -> None:
+        """Jump back."""
+        del world
+        virtual_time.shift_wall(-self.by)
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Suspension(Fault):
+    """Everything stands still for `seconds`, callers too: a virtual machine that was suspended with all its processes.
+
+    All clocks leap; whatever was due meanwhile (answers, timeouts, the calls of users) comes at once, in its order.
+    """
+
+    def __post_init__(self) -> None:
+        Fault.__post_init__(self)
+        if self.seconds == math.inf:
+            raise ValueError(f"seconds={self.seconds!r}: a suspension ends")
+
+    def begin(self, world: World) -> None:
+        """Leap to its end."""
+        del world
+        current_runtime().pause(self.seconds)
+
+    def end(self, world: World) -> None:
+        """It is over already."""
