@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeAlias, final
 
@@ -93,6 +94,11 @@ class Server:
         self._lanes = {0: _Lane(queue())} if partition is None else dict[int, _Lane]()
         self._running: dict[Job, _Lane] = {}
         self._stopped_at: float | None = None
+        self._unread: list[Job] = []
+        self._unsaid: list[tuple[Job, Reply]] = []
+        self._inside = 0
+        self._stayed = self._area = 0.0
+        self._looked = engine.now()
         self._records = records
         self._handler = handler
         self._effect = effect
@@ -100,12 +106,28 @@ class Server:
     @property
     def queued(self) -> int:
         """Calls that wait for a worker."""
-        return sum(len(lane.queue) for lane in self._lanes.values())
+        return len(self._unread) + sum(len(lane.queue) for lane in self._lanes.values())
 
     @property
     def load(self) -> int:
         """Calls that it works on, and that wait."""
         return len(self._running) + self.queued
+
+    def call_seconds(self, now: float) -> tuple[float, float]:
+        """The call-seconds spent inside until now, as counted from moment to moment and from call to call.
+
+        By Little's law they are the same, or calls were lost or counted twice.
+        """
+        self._look(now)
+        return self._area, self._stayed + self._inside * now
+
+    def _look(self, now: float) -> None:
+        """Count what passed since the last change."""
+        inside = len(self._running) + len(self._unread)
+        for lane in self._lanes.values():
+            inside += len(lane.queue)
+        self._area += inside * (now - self._looked)
+        self._looked = now
 
     # -- calls ------------------------------------------------------------------------------------------------------
 
@@ -118,23 +140,39 @@ class Server:
         if not self.answers:
             return
         now = self._engine.now()
+        self._look(now)
+        self._inside += 1
+        self._stayed -= now
+        job.arrived = now
+        if self._stopped_at is None:
+            self._take(job, now)
+        else:
+            self._unread.append(job)
+
+    def _take(self, job: Job, now: float) -> None:
+        """Decide what becomes of a call."""
         if self.failing is not None and (reply := self.failing(job)) is not None:
+            self._count_out(now)
             self._engine.at(now + self.failing_takes, job.answer, job, reply)
             return
         if job.idempotency_key is not None and self._records is not None:
             known = self._records.done.get(job.idempotency_key)
             if known is not None or job.idempotency_key in self._records.running:
+                self._count_out(now)
                 job.answer(job, _PENDING if known is None else known)
                 return
             self._records.running.add(job.idempotency_key)
-        job.arrived = now
         lane = self._lanes[0] if self._partition is None else self._lane(self._partition(job.errand.key))
-        if lane.busy < self.workers and self._stopped_at is None:
+        if lane.busy < self.workers:
             self._start(job, lane, now)
             return
         refused = lane.queue.push(job, now)
         if refused is not None:
             self._turn_away(refused)
+
+    def _count_out(self, now: float) -> None:
+        self._inside -= 1
+        self._stayed += now
 
     def _lane(self, partition: int) -> _Lane:
         lane = self._lanes.get(partition)
@@ -143,6 +181,7 @@ class Server:
         return lane
 
     def _turn_away(self, job: Job) -> None:
+        self._count_out(self._engine.now())
         self._forget_key(job)
         job.answer(job, _OVERLOADED)
 
@@ -164,14 +203,22 @@ class Server:
         if self._handler is None:
             self._finish(job, _DONE)
         else:
+            job.finishes = -math.inf  # nothing of its own is left to be held up
             self._engine.spawn(self._go_on, job, self._handler)
 
     async def _go_on(self, job: Job, handler: Handler) -> None:
         reply = await handler(job)
-        if job in self._running:
+        if job not in self._running:
+            return
+        if self._stopped_at is None:
             self._finish(job, reply)
+        else:
+            self._unsaid.append((job, reply))
 
     def _finish(self, job: Job, reply: Reply) -> None:
+        now = self._engine.now()
+        self._look(now)
+        self._count_out(now)
         lane = self._running.pop(job)
         lane.busy -= 1
         self.served += 1
@@ -184,7 +231,7 @@ class Server:
                 self._records.done[job.idempotency_key] = reply
         if self.silent is None or not self.silent(job):
             job.answer(job, reply)
-        self._employ(lane, self._engine.now())
+        self._employ(lane, now)
 
     def _employ(self, lane: _Lane, now: float) -> None:
         """Give free workers to those who wait."""
@@ -201,7 +248,10 @@ class Server:
     # -- what can happen to it --------------------------------------------------------------------------------------
 
     def stop(self) -> None:
-        """Stand still, as in a long pause of a garbage collector or under SIGSTOP: connections are still accepted."""
+        """Stand still, as in a long pause of a garbage collector or under SIGSTOP.
+
+        Connections are still accepted, and what is sent is read afterwards.
+        """
         if self._stopped_at is None:
             self._stopped_at = self._engine.now()
 
@@ -210,29 +260,46 @@ class Server:
         if self._stopped_at is None:
             return
         now = self._engine.now()
+        self._look(now)
         lost = now - self._stopped_at
         self._stopped_at = None
         for job in self._running:
-            if job.finishes >= now - lost:
+            if job.finishes > -math.inf:
                 job.finishes += lost
                 self._engine.at(job.finishes, self._worked, job, job.finishes)
+        unsaid, self._unsaid = self._unsaid, []
+        for job, reply in unsaid:
+            self._finish(job, reply)
+        unread, self._unread = self._unread, []
+        for job in unread:
+            self._take(job, now)
         self._employ_all(now)
 
     def die(self) -> None:
-        """Lose all that it works on and all that waits; connections break, and new ones are refused."""
+        """Lose all that it works on and all that waits; connections break, and new ones are refused.
+
+        What comes back is a new process, which does not stand still even if this one did.
+        """
         self.reachable = False
+        self._stopped_at = None
         now = self._engine.now()
-        jobs = [*self._running]
+        self._look(now)
+        jobs = [*self._running, *self._unread]
         self._running.clear()
+        self._unread.clear()
+        self._unsaid.clear()
         for lane in self._lanes.values():
             lane.busy = 0
             while (job := lane.queue.pop(now, jobs.append)) is not None:
                 jobs.append(job)
         for job in jobs:
+            self._count_out(now)
             self._forget_key(job)
             job.answer(job, ConnectionResetError(f"{self.instance.id} died"))
 
     def resize(self, workers: int) -> None:
         """Have more workers, or fewer as soon as they have finished what they do."""
+        now = self._engine.now()
+        self._look(now)
         self.workers = workers
-        self._employ_all(self._engine.now())
+        self._employ_all(now)
