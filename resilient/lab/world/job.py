@@ -114,7 +114,7 @@ class Job:
         self.finishes = 0.0
         """When its work is done; moved by whatever holds the server up."""
         self.left = False
-        """Whether the caller has gone. The server does not know, and works on."""
+        """Whether the caller has gone, or has its answer. The server does not know, and works on."""
 
     def again(self) -> Job:
         """The same attempt, as a network that repeats itself delivers it."""

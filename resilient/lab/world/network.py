@@ -69,34 +69,43 @@ class Network:
         job = Job(
             errand,
             attempt,
-            _Answer(self, signal),
+            _Answer(self, server, signal),
             deadline=deadline,
             priority=errand.priority,
             idempotency_key=idempotency_key,
         )
-        self._deliver(server, job)
+        copy = self._deliver(server, job)
         try:
             reply: Reply | Exception = await signal
-        except BaseException:
+        finally:
             job.left = True
-            raise
+            if copy is not None:
+                copy.left = True
         if isinstance(reply, Exception):
-            raise reply
+            try:
+                raise reply
+            finally:
+                del reply  # this frame is in its traceback: the two would keep each other alive
         if not reply.intact:
             raise CorruptReply(f"{server.instance.id}: the checksum of the reply does not hold")
         return reply
 
-    def _deliver(self, server: Server, job: Job) -> None:
+    def _deliver(self, server: Server, job: Job) -> Job | None:
+        """Carry a request to the server; return the copy of it, if it arrives twice."""
         if self._severed(server, job) or self._happens("lost out", self.lose_request, job):
-            return
-        delay = (
-            0.0 if self._latency is None else self._latency.quantile(self._draws["out"](job.errand.number, job.attempt))
-        )
-        for copy in (job, job.again()) if self._happens("twice", self.repeat, job) else (job,):
-            if delay:
-                self._engine.at(self._engine.now() + delay, server.receive, copy)
-            else:
+            return None
+        copy = job.again() if self._happens("twice", self.repeat, job) else None
+        if self._latency is None:
+            server.receive(job)
+            if copy is not None:
                 server.receive(copy)
+        else:
+            delay = self._latency.quantile(self._draws["out"](job.errand.number, job.attempt))
+            arrives = self._engine.now() + delay
+            self._engine.at(arrives, server.receive, job)
+            if copy is not None:
+                self._engine.at(arrives, server.receive, copy)
+        return copy
 
     def _severed(self, server: Server, job: Job) -> bool:
         return (
@@ -105,9 +114,9 @@ class Network:
             and (server.zone in self.cut or job.errand.zone in self.cut)
         )
 
-    def back(self, signal: Signal, job: Job, reply: Reply | Exception) -> None:
+    def back(self, server: Server, signal: Signal, job: Job, reply: Reply | Exception) -> None:
         """Carry a reply to the caller."""
-        if self._happens("lost back", self.lose_reply, job):
+        if self._severed(server, job) or self._happens("lost back", self.lose_reply, job):
             return
         if self._happens("changed", self.corrupt, job) and isinstance(reply, Reply):
             reply = reply._replace(value=self._draws["changed"](job.errand.number, job.attempt), intact=False)
@@ -127,11 +136,12 @@ def _tell(signal: Signal, reply: Any) -> None:
 class _Answer:
     """Takes a server's reply to the attempt that waits for it."""
 
-    __slots__ = ("_network", "_signal")
+    __slots__ = ("_network", "_server", "_signal")
 
-    def __init__(self, network: Network, signal: Signal) -> None:
+    def __init__(self, network: Network, server: Server, signal: Signal) -> None:
         self._network = network
+        self._server = server
         self._signal = signal
 
     def __call__(self, job: Job, reply: Reply | Exception) -> None:
-        self._network.back(self._signal, job, reply)
+        self._network.back(self._server, self._signal, job, reply)
