@@ -54,6 +54,8 @@ class Fifo:
         expected: float | None = None,
     ) -> None:
         _check_limit(limit)
+        if drop not in {None, "expired", "hopeless"}:
+            raise ValueError(f"drop={drop!r}: None, 'expired' or 'hopeless'")
         if (drop == "hopeless") != (expected is not None):
             raise ValueError(f"drop={drop!r}, expected={expected!r}: the expected seconds of work go with 'hopeless'")
         self._limit = math.inf if limit is None else limit

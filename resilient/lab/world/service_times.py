@@ -120,7 +120,9 @@ class Bimodal:
         """One of the modes, by which part of (0, 1) the number lies in."""
         fast, slow = self._modes
         edge = 1 - self.slow_share
-        return fast.quantile(u / edge) if u < edge else slow.quantile(max((u - edge) / self.slow_share, 2.0**-53))
+        if u < edge:
+            return fast.quantile(u / edge)
+        return slow.quantile(min(max((u - edge) / self.slow_share, 2.0**-53), 1 - 2.0**-53))
 
 
 @final
@@ -133,14 +135,17 @@ class Empirical:
 
     def __post_init__(self) -> None:
         ordered = tuple(sorted(self.samples))
-        if not (ordered and ordered[0] >= 0 and math.isfinite(ordered[-1])):
+        if not (ordered and all(0 <= sample < math.inf for sample in ordered)):
             raise ValueError("samples: at least one number of seconds, all finite and at least 0")
         object.__setattr__(self, "_ordered", ordered)
 
     @property
     def mean(self) -> float:
-        """Of the samples."""
-        return math.fsum(self._ordered) / len(self._ordered)
+        """Of what is drawn: the first and the last sample are reached, but not passed, so they count half."""
+        ordered = self._ordered
+        if len(ordered) == 1:
+            return ordered[0]
+        return (math.fsum(ordered) - (ordered[0] + ordered[-1]) / 2) / (len(ordered) - 1)
 
     def quantile(self, u: float) -> float:
         """By interpolation."""
