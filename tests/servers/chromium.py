@@ -111,6 +111,7 @@ class Chromium:
         tab = Tab(self, session)
         for domain in ("Page", "Network", "Runtime", "Log"):
             tab.ask(f"{domain}.enable")
+        tab.ask("Page.setLifecycleEventsEnabled", enabled=True)
         mobile = width < 500
         tab.ask("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=mobile)
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
@@ -154,6 +155,12 @@ class Chromium:
         return parsed
 
 
+def _is_loaded(event: dict[str, Any], loader: str) -> bool:
+    """Is it there, and not the empty page before it?"""
+    params = event.get("params", {})
+    return event.get("method") == "Page.lifecycleEvent" and (params["name"], params["loaderId"]) == ("load", loader)
+
+
 class Tab:
     """A page in the browser, and everything that it asked for and complained of."""
 
@@ -169,8 +176,8 @@ class Tab:
 
     def open(self, url: str) -> None:
         """Load a page and wait until it is there."""
-        self.ask("Page.navigate", url=url)
-        while (event := self._browser.next_message("the page")).get("method") != "Page.loadEventFired":
+        loader = self.ask("Page.navigate", url=url)["loaderId"]
+        while not _is_loaded(event := self._browser.next_message("the page is loaded"), loader):
             self._note(event)
         # What it does right after it was loaded shows up before this answer.
         self.evaluate("new Promise(done => requestAnimationFrame(() => setTimeout(done, 50)))")
@@ -203,12 +210,13 @@ class Tab:
 
     def screenshot(self, path: str | os.PathLike[str], *, whole: bool = True) -> None:
         """Write what the tab shows, or the whole page, as PNG."""
-        shot = self.ask("Page.captureScreenshot", captureBeyondViewport=whole)
+        options: dict[str, Any] = {}
         if whole:
-            height = self.evaluate("document.documentElement.scrollHeight")
-            width = self.evaluate("document.documentElement.clientWidth")
+            root = "document.documentElement"
+            width, height = self.evaluate(f"[{root}.clientWidth, {root}.scrollHeight]")
             clip = {"x": 0, "y": 0, "width": width, "height": height, "scale": 1}
-            shot = self.ask("Page.captureScreenshot", captureBeyondViewport=True, clip=clip)
+            options = {"captureBeyondViewport": True, "clip": clip}
+        shot = self.ask("Page.captureScreenshot", **options)
         Path(path).write_bytes(base64.b64decode(shot["data"]))
 
 
