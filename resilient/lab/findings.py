@@ -14,7 +14,7 @@ from typing import final
 
 from resilient.lab.measures import Measure, listed, measure_of
 from resilient.lab.results import Results
-from resilient.lab.statistics import LEAST, Difference, Estimate, difference, estimate
+from resilient.lab.statistics import LEAST, Difference, Estimate, difference, estimate, values_of
 
 __all__ = ["Finding", "findings", "headline", "overall", "worst_seed"]
 
@@ -72,14 +72,10 @@ def worst_seed(results: Results, scenario: str, policy: str) -> int | None:
     measure = measure_of(results.header.scenarios[scenario].primary[0])
     if measure.better is None:
         return None
-    values: dict[int, float] = {}
-    for seed, run in results.of(scenario, policy).items():
-        value = run.metrics.get(measure.name)
-        if value is not None:
-            values[seed] = -value if measure.better == "higher" else value
-        elif measure.never:
-            values[seed] = math.inf
-    return max(values, key=lambda seed: values[seed], default=None)
+    sign = -1.0 if measure.better == "higher" else 1.0
+    values = values_of(results, scenario, policy, measure.name)
+    known = {seed: sign * value for seed, value in values.items() if value is not None}
+    return max(known, key=lambda seed: known[seed], default=None)
 
 
 def _ranked(results: Results, scenario: str, metric: str) -> list[tuple[str, Estimate]]:
@@ -110,16 +106,34 @@ def _names(policies: Sequence[str]) -> str:
 
 def _finding(results: Results, scenario: str, metric: str) -> Finding:
     measure = measure_of(metric)
-    ranked = [ranking for ranking in _ranked(results, scenario, metric) if ranking[1].centre is not None]
-    if not ranked:
+    ranked = _ranked(results, scenario, metric)
+    if all(found.centre is None for _, found in ranked):
         return Finding(measure=measure, text="no run has a value", best=(), clear=False)
-    if len(ranked) == 1 or measure.better is None:
-        said = "; ".join(f"`{policy}` {_value(found)}" for policy, found in ranked)
+    if measure.better is None or len(ranked) == 1:
+        said = "; ".join(f"`{policy}` {_value(found) or 'has no value'}" for policy, found in ranked)
         return Finding(measure=measure, text=said, best=(), clear=False)
+    # Who has no value in some seeds (no success at all) would be compared by what is left: by its luckier ones.
+    fewest = min(found.missing for _, found in ranked)
+    whole = [ranking for ranking in ranked if ranking[1].missing == fewest]
+    text, level = _compared(results, scenario, measure, whole)
+    lacking = "".join(f"; `{policy}` {_lack(found)}" for policy, found in ranked if found.missing > fewest)
+    return Finding(measure=measure, text=text + lacking, best=level, clear=len(level) == 1)
+
+
+def _lack(found: Estimate) -> str:
+    return "has no value" if found.centre is None else f"has a value in {found.remark} and is left out"
+
+
+def _compared(
+    results: Results, scenario: str, measure: Measure, ranked: Sequence[tuple[str, Estimate]]
+) -> tuple[str, Sequence[str]]:
+    """Say who is best; and return who is, or level with the best, if there are seeds enough to tell."""
     best, found = ranked[0]
+    if not ranked[1:]:
+        return f"`{best}` {_value(found)}", [best] if found.seeds >= LEAST else []
     level, worse = [best], list[str]()
     for policy, other in ranked[1:]:
-        apart = difference(results, scenario, metric, best, policy)
+        apart = difference(results, scenario, measure.name, best, policy)
         (worse if apart.better and found.text != other.text else level).append(policy)
     if not level[1:]:
         text = f"`{best}` is clearly best{_ahead(results, scenario, measure, best, ranked[1])}"
@@ -127,9 +141,8 @@ def _finding(results: Results, scenario: str, metric: str) -> Finding:
         text = f"the same for all: {_value(found)}"
     else:
         text = _level(results, scenario, measure, level, worse)
-    if not difference(results, scenario, metric, best, ranked[1][0]).enough:
-        level = []
-    return Finding(measure=measure, text=text, best=level, clear=len(level) == 1)
+    enough = difference(results, scenario, measure.name, best, ranked[1][0]).enough
+    return text, level if enough else []
 
 
 def _apart(results: Results, scenario: str, measure: Measure, better: str, worse: str) -> Difference:

@@ -39,6 +39,10 @@ SCENARIOS = {"metastable-retry-storm": STORM, "slow-instance": SLOW, "recovery-h
 POLICIES = ("none", "retry1", "retry3", "default")
 
 
+def outage(title: str) -> ScenarioFacts:
+    return ScenarioFacts(title=title, duration=9, trigger=(3, 4), primary=["recovery"])
+
+
 def made(runs: Iterable[Run], **header) -> Results:
     """Results with a header that fits the runs."""
     runs = list(runs)
@@ -47,9 +51,7 @@ def made(runs: Iterable[Run], **header) -> Results:
         "made": "2026-11-24T18:00:00+00:00",
         "command": f"resilient lab run {' '.join(names)} --seeds 10",
         "versions": {"python": "3.11.7", "resilient": "0.1.0", "anyio": "4.14.0"},
-        "scenarios": {
-            name: SCENARIOS.get(name) or ScenarioFacts(title=name, duration=9, primary=["recovery"]) for name in names
-        },
+        "scenarios": {name: SCENARIOS.get(name) or outage(name) for name in names},
     }
     return Results(header=Header(**given | header), runs=runs)
 

@@ -11,7 +11,7 @@ from tests.lab.samples import made, run, sample
 
 def results(metric="recovery", *, primary=None, **policies):
     """One scenario, judged by one metric; each policy with its values seed by seed."""
-    facts = ScenarioFacts(title="Outage", duration=99, primary=primary or [metric])
+    facts = ScenarioFacts(title="Outage", duration=99, trigger=(9, 19), primary=primary or [metric])
     name = metric.replace(".", "__")
     runs = [
         run("outage", policy, seed, **{name: value})
@@ -124,6 +124,16 @@ def test_a_policy_without_a_value_is_named():
         ("right", {"a": [0.5] * 6, "b": [0.7] * 6}, "`a` 0.5; `b` 0.7", (), False),
         ("p99", {"a": [0.1] * 6}, "`a` 100 ms", (), False),
         ("p99", {"a": [None] * 6, "b": [None] * 6}, "no run has a value", (), False),
+        ("p99", {"a": [None] * 6, "b": [0.1] * 6}, "`b` 100 ms; `a` has no value", ("b",), True),
+        ("p99", {"a": [None] * 5, "b": [0.1] * 5}, "`b` 100 ms; `a` has no value", (), False),
+        (
+            "p99",
+            {"a": [0.01, *[None] * 7], "b": [0.1] * 8, "c": [0.2] * 8},
+            "`b` is clearly best: 100 ms less than `c`, the next; `a` has a value in only 1 of 8 seeds and is left out",
+            ("b",),
+            True,
+        ),
+        ("right", {"a": [0.5] * 6, "b": [None] * 6}, "`a` 0.5; `b` has no value", (), False),
     ],
 )
 def test_it_is_said_who_is_best_and_how_clearly(metric, policies, text, best, clear):
