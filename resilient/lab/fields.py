@@ -107,12 +107,6 @@ class Field:
         """A table of texts."""
         return {name: entry.text() for name, entry in self.entries().items()}
 
-    def one_of(self, allowed: Collection[str]) -> str:
-        """One of the texts that are `allowed`."""
-        if self.value not in allowed:
-            raise self.wrong(f"one of {', '.join(allowed)}")
-        return self.text()
-
     def number(self) -> float:
         """A finite number."""
         if type(self.value) not in {int, float} or not math.isfinite(self.value):

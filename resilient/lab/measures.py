@@ -1,7 +1,8 @@
 """What the lab measures: the name of each metric, its unit, which direction is better, and how it is said in words.
 
-A metric is known by its own name or by its family, the part before the first dot (`success.critical`, `share.db-0`).
-One that is neither is shown under the name it has: a number without a unit, of which nobody knows what is better.
+A metric is known by its own name or by its family, the part before the first dot: `share.db-0`, and a known metric of a
+part of the calls or of the time (`success.critical`, `p99.during`). One that is neither is shown under the name it has:
+a number without a unit, of which nobody knows what is better.
 """
 
 from __future__ import annotations
@@ -87,6 +88,8 @@ def measure_of(name: str) -> Measure:
         return _KNOWN[name]
     family, _, rest = name.partition(".")
     rest = re.sub(r"(?<=\d)(?=m?s$)", " ", rest)  # 100ms
+    if rest in _PHASES and family in _KNOWN:
+        return _part(_KNOWN[family], name, f"{rest} the trigger")
     if rest and family in _FAMILIES:
         pattern = _FAMILIES[family]
         return replace(
@@ -96,7 +99,22 @@ def measure_of(name: str) -> Measure:
             says=pattern.says.replace("{rest}", rest),
             explains=pattern.explains.format(rest=rest),
         )
+    if rest and family in _KNOWN:
+        return _part(_KNOWN[family], name, f"({rest})")
     return Measure(name=name, title=name, says=f"show{{s}} {name} {{value}}")
+
+
+def _part(whole: Measure, name: str, which: str) -> Measure:
+    """A metric of a part of the calls or of the time."""
+    rest = name.partition(".")[2]
+    return replace(
+        whole,
+        name=name,
+        title=f"{whole.title} {rest}",
+        says=f"{whole.says} {which}",
+        never=f"{whole.never} {which}" if whole.never else "",
+        explains=f"{whole.title} {which}",
+    )
 
 
 def in_order(names: Iterable[str], primary: Iterable[str] = ()) -> list[str]:
@@ -112,6 +130,8 @@ def in_order(names: Iterable[str], primary: Iterable[str] = ()) -> list[str]:
 
     return sorted(set(names), key=place)
 
+
+_PHASES: Final = {"before", "during", "after"}
 
 _KNOWN: Final = {
     measure.name: measure
@@ -140,6 +160,14 @@ _KNOWN: Final = {
             better="higher",
             says="answer{s} {value} in time",
             explains="calls a second answered within their deadline",
+        ),
+        Measure(
+            name="mean",
+            title="mean",
+            unit="s",
+            better="lower",
+            says="take{s} {value} on average",
+            explains="mean latency of successes, from when they were due",
         ),
         Measure(
             name="p50",
@@ -197,6 +225,61 @@ _KNOWN: Final = {
             explains="effects that took place more than once",
         ),
         Measure(
+            name="duplicated",
+            title="duplicated",
+            unit="%",
+            better="lower",
+            says="double{s} the effects of {value} of the calls",
+            explains="further effects, for each call",
+        ),
+        Measure(
+            name="unknown",
+            title="unknown",
+            unit="%",
+            better="lower",
+            says="leave{s} {value} of the calls done and reported as failed",
+            explains="calls that took effect and were reported as failed",
+        ),
+        Measure(
+            name="lost",
+            title="lost",
+            better="lower",
+            says="lose{s} {value} calls",
+            explains="calls that were admitted and never answered",
+        ),
+        Measure(
+            name="right",
+            title="right",
+            unit="%",
+            better="higher",
+            says="get{s} {value} of the results right",
+            explains="computations with the right result",
+        ),
+        Measure(
+            name="refused",
+            title="refused",
+            unit="%",
+            better="lower",
+            says="meet{s} a refusal in {value} of the attempts",
+            explains="attempts that were refused",
+        ),
+        Measure(
+            name="astray",
+            title="astray",
+            better="lower",
+            says="send{s} {value} attempts to instances that are gone",
+            explains="attempts to instances that are gone",
+        ),
+        Measure(
+            name="completion",
+            title="completion",
+            unit="s",
+            better="lower",
+            says="serve{s} everybody within {value}",
+            never="never serve{s} everybody",
+            explains="from the end of the trigger until the last one was served",
+        ),
+        Measure(
             name="fairness",
             title="fairness",
             better="higher",
@@ -210,6 +293,12 @@ _KNOWN: Final = {
             says="let{s} {value} calls queue",
             explains="calls waiting at one instance, at worst",
         ),
+        Measure(
+            name="little",
+            title="Little's ratio",
+            says="show{s} {value} of the calls in the servers that Little's law expects",
+            explains="calls inside the servers, by how many Little's law expects: 1 in a model that counts well",
+        ),
         Measure(name="calls", title="calls", says="get{s} {value} calls", explains="calls that were due"),
     )
 }
@@ -217,14 +306,6 @@ _KNOWN: Final = {
 _FAMILIES: Final = {
     measure.name: measure
     for measure in (
-        Measure(
-            name="goodput",
-            title="goodput {rest}",
-            unit="calls/s",
-            better="higher",
-            says="answer{s} {value} in time {rest} the trigger",
-            explains="goodput {rest} the trigger",
-        ),
         Measure(
             name="success",
             title="success {rest}",

@@ -205,10 +205,11 @@ def _group(blocks: list[Block], marks: Marks, keys: Iterator[str]) -> str:
     stats = [_stat(block, marks) for block in blocks if isinstance(block, Stat)]
     if stats:
         return f'<div class="stats">{"".join(stats)}</div>'
-    return "".join(_block(block, marks) for block in blocks)
+    alone = [block for block in blocks if isinstance(block, Text | Points | Listing | Table)]
+    return "".join(_block(block, marks) for block in alone)
 
 
-def _block(block: Block, marks: Marks) -> str:
+def _block(block: Text | Points | Listing | Table, marks: Marks) -> str:
     match block:
         case Text(text, large):
             return _paragraph(text, marks, "large" if large else "")
@@ -220,8 +221,6 @@ def _block(block: Block, marks: Marks) -> str:
             return f"<details><summary>{escape(title)}</summary><pre>{text}</pre></details>"
         case Table():
             return table.draw(block, marks)
-        case _:
-            raise TypeError(f"{block!r}: no block that stands alone")
 
 
 def _stat(stat: Stat, marks: Marks) -> str:

@@ -33,7 +33,7 @@ SLOW = ScenarioFacts(
     primary=("p99", "success"),
 )
 HERD = ScenarioFacts(
-    title="Recovery herd", duration=60.0, primary=("peak.100ms", "right"), knobs={"clients": 1000.0, "jitter": False}
+    title="Recovery herd", duration=60.0, primary=("peak.100ms", "own"), knobs={"clients": 1000.0, "jitter": False}
 )
 SCENARIOS = {"metastable-retry-storm": STORM, "slow-instance": SLOW, "recovery-herd": HERD}
 POLICIES = ("none", "retry1", "retry3", "default")
@@ -160,7 +160,7 @@ def herd(policy: str, seed: int) -> Run:
         metrics={
             "peak.100ms": max(arrivals),
             "admitted.60s": math.fsum(arrivals),
-            "right": chance.randrange(8, 11) / 10,
+            "own": chance.randrange(8, 11) / 10,
         },
         series={"arrivals": arrivals},
     )

@@ -121,7 +121,7 @@ def test_a_policy_without_a_value_is_named():
             (),
             False,
         ),
-        ("right", {"a": [0.5] * 6, "b": [0.7] * 6}, "`a` 0.5; `b` 0.7", (), False),
+        ("own", {"a": [0.5] * 6, "b": [0.7] * 6}, "`a` 0.5; `b` 0.7", (), False),
         ("p99", {"a": [0.1] * 6}, "`a` 100 ms", (), False),
         ("p99", {"a": [None] * 6, "b": [None] * 6}, "no run has a value", (), False),
         ("p99", {"a": [None] * 6, "b": [0.1] * 6}, "`b` 100 ms; `a` has no value", ("b",), True),
@@ -133,7 +133,7 @@ def test_a_policy_without_a_value_is_named():
             ("b",),
             True,
         ),
-        ("right", {"a": [0.5] * 6, "b": [None] * 6}, "`a` 0.5; `b` has no value", (), False),
+        ("own", {"a": [0.5] * 6, "b": [None] * 6}, "`a` 0.5; `b` has no value", (), False),
     ],
 )
 def test_it_is_said_who_is_best_and_how_clearly(metric, policies, text, best, clear):
@@ -174,7 +174,7 @@ def test_overall_nothing_is_said_where_there_is_nothing_to_compare():
         ("success", [0.9, 0.5, 0.7], 1),
         ("p99", [0.1, None, 0.2], 2),
         ("p99", [None, None], None),
-        ("right", [0.1, 0.2], None),
+        ("own", [0.1, 0.2], None),
     ],
 )
 def test_the_worst_seed_is_found(metric, values, seed):

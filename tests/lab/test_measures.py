@@ -7,12 +7,14 @@ from string import Formatter
 
 import pytest
 
+from resilient.lab.axis import FACTOR
 from resilient.lab.measures import NEVER, in_order, measure_of
 
 EVERY = [
-    "recovery", "success", "goodput", "p50", "p99", "p999", "max", "amplification", "wasted", "duplicates", "fairness",
-    "queue.max", "calls", "goodput.after", "success.critical", "share.db-0", "queue.mean", "peak.100ms", "admitted.60s",
-    "anything.else",
+    "recovery", "success", "goodput", "mean", "p50", "p99", "p999", "max", "amplification", "wasted", "duplicates",
+    "duplicated", "unknown", "lost", "right", "refused", "astray", "completion", "fairness", "queue.max", "little",
+    "calls", "goodput.after", "p99.during", "max.after", "recovery.late", "success.critical", "share.db-0",
+    "queue.mean", "peak.100ms", "admitted.60s", "anything.else",
 ]  # fmt: skip
 
 
@@ -28,7 +30,10 @@ EVERY = [
         ("queue.max", "longest queue", "", "lower"),
         ("peak.100ms", "peak 100 ms", "", "lower"),
         ("admitted.60s", "admitted 60 s", "", None),
-        ("right", "right", "", None),
+        ("p99.during", "p99 during", "s", "lower"),
+        ("success.after", "success after", "%", "higher"),
+        ("amplification.joining", "amplification joining", FACTOR, "lower"),
+        ("own", "own", "", None),
         ("share.", "share.", "", None),
         ("own.p99", "own.p99", "", None),
     ],
@@ -109,7 +114,12 @@ def test_a_difference_has_a_sign(name, values, texts):
         ("amplification", "3x", "`default` puts 3x the load on the service"),
         ("success.critical", "99 %", "`default` answers 99 % of the critical calls"),
         ("share.db-0", "10 %", "`default` sends 10 % of the attempts to db-0"),
-        ("right", "0.9", "`default` shows right 0.9"),
+        ("success.during", "99 %", "`default` answers 99 % of the calls during the trigger"),
+        ("p99.during", "2 s", "`default` shows a p99 latency of 2 s during the trigger"),
+        ("p99.joining", "2 s", "`default` shows a p99 latency of 2 s (joining)"),
+        ("goodput.after", "2 calls/s", "`default` answers 2 calls/s in time after the trigger"),
+        ("completion.late", "never", "`default` never serves everybody (late)"),
+        ("own", "0.9", "`default` shows own 0.9"),
     ],
 )
 def test_a_value_is_said_in_words(name, value, sentence):

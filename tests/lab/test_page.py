@@ -70,7 +70,7 @@ def test_figures_have_intervals_and_the_best_is_bold(laid_out):
 
 
 def test_metrics_that_nobody_knows_are_there(laid_out):
-    assert {"peak 100 ms", "right", "admitted 60 s"} == set(figures(laid_out.sections[3]))
+    assert {"peak 100 ms", "own", "admitted 60 s"} == set(figures(laid_out.sections[3]))
 
 
 def test_runs_that_never_recovered_are_counted():

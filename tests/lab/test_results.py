@@ -105,14 +105,14 @@ numbers = st.none() | st.integers(-(2**53), 2**53) | st.floats(allow_nan=False, 
 runs = st.builds(
     Run,
     scenario=st.sampled_from(["a", "b"]),
-    policy=st.text(min_size=1),
+    policy=st.text(min_size=1, max_size=8),
     seed=st.integers(),
-    metrics=st.dictionaries(st.text(), numbers),
-    series=st.dictionaries(st.text(), st.lists(numbers)),
+    metrics=st.dictionaries(st.text(max_size=8), numbers, max_size=4),
+    series=st.dictionaries(st.text(max_size=8), st.lists(numbers, max_size=4), max_size=3),
 )
 
 
-@given(st.lists(runs, unique_by=lambda run: run.key))
+@given(st.lists(runs, unique_by=lambda run: run.key, max_size=4))
 def test_reading_what_was_written_gives_the_same(tmp_path_factory, some):
     facts = ScenarioFacts(title="any", duration=1, primary=["x"])
     header = Header(made="2026-11-24", command="c", scenarios={"a": facts, "b": facts})

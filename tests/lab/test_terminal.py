@@ -76,6 +76,11 @@ def test_a_name_that_looks_like_markup_is_a_name():
     assert "[bold]y" in text
 
 
+def test_a_run_without_metrics_is_shown_as_one():
+    text = shown(show_results, made([run("outage", "a", 0), run("outage", "b", 0)]))
+    assert "`a` and `b` have no value of recovery." in text
+
+
 def test_long_names_of_policies_fit():
     found = sample(scenarios=["metastable-retry-storm"], policies=["none", LONG], seeds=2)
     text = shown(show_results, found)
@@ -127,7 +132,7 @@ def test_what_differs_is_listed_with_what_is_clear(results):
         ("p99", 2.0, 1.0, 6, "better"),
         ("p99", 1.0, 2.0, 6, "worse"),
         ("p99", 1.0, 2.0, 5, "too few seeds"),
-        ("right", 1.0, 2.0, 6, "differs"),
+        ("own", 1.0, 2.0, 6, "differs"),
     ],
 )
 def test_a_difference_has_a_word(metric, old, new, seeds, word):
