@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from resilient.lab.faults import Corruption, Fail, Stop
 from resilient.lab.scenario import Computations, Load, Scenario, Tier, Users, Zipf
-from resilient.lab.simulation.run import run
 from resilient.lab.world.service_times import Constant, Exponential
+from tests.lab.playing import run
 
 
 def world(load: Load, *faults, workers: int = 100, seconds: float = 0.1, **changes) -> Scenario:
@@ -45,7 +47,7 @@ def test_they_ask_no_more_than_a_full_server_answers(backend):
 
 
 def test_while_the_server_stands_still_nobody_asks():
-    patient = {"timeout": 60.0, "attempt_timeout": 60.0}
+    patient: dict[str, Any] = {"timeout": 60.0, "attempt_timeout": 60.0}
     outcome = run(world(Users(count=20, think=Exponential(0.3)), Stop(at=40, seconds=20), **patient), "none", 0)
     assert outcome.series["offered"][45:60] == [0] * 15
     assert outcome.series["queue"][45:60] == [outcome.series["queue"][45]] * 15
@@ -72,7 +74,7 @@ def test_each_user_belongs_to_one_client():
     assert {"success.a", "success.b", "success.c"} <= {*metrics}
 
 
-def _zone(errand) -> str:
+def _zone(errand):
     return errand.zone
 
 

@@ -7,8 +7,8 @@ import pytest
 from resilient.lab.arrivals import constant
 from resilient.lab.faults import Crash, Fail, SilentReplies
 from resilient.lab.scenario import OpenLoop, Scenario, Tier
-from resilient.lab.simulation.run import run
 from resilient.lab.world.service_times import Lognormal
+from tests.lab.playing import run
 
 
 def world(*faults, writes=0.0, honours_keys=True) -> Scenario:

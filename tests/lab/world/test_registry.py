@@ -11,7 +11,6 @@ from resilient.lab.world.registry import Registry
 from resilient.service import Service
 from tests.lab.virtual import in_virtual_time
 
-
 Seen = tuple[float, int, list[str]]
 
 
