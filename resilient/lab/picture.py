@@ -61,6 +61,7 @@ def write_pngs(results: Results, folder: str | os.PathLike[str]) -> list[Path]:
 
 def draw_png(results: Results, scenario: str) -> bytes:
     """Draw the panels of a scenario; ModuleNotFoundError says how to get matplotlib."""
+    _matplotlib()
     plots = panels(results, scenario)
     rows = max(1, math.ceil(len(plots) / _COLUMNS))
     height = rows * _HEIGHT + _HEAD
@@ -80,6 +81,14 @@ def draw_png(results: Results, scenario: str) -> bytes:
 
 def new_figure(*, width: float, height: float) -> Any:
     """Return an empty figure of so many inches; ModuleNotFoundError says how to get matplotlib."""
+    canvas, figures = _matplotlib()
+    figure: Any = figures(figsize=(width, height), dpi=_DPI, facecolor="white")
+    canvas(figure)  # draws without a display, whatever the user has configured
+    return figure
+
+
+def _matplotlib() -> tuple[Any, Any]:
+    """The classes of its canvases and figures; without it, say which extra brings it."""
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
@@ -89,9 +98,7 @@ def new_figure(*, width: float, height: float) -> Any:
         raise ModuleNotFoundError(
             "pictures need matplotlib: pip install 'resilient-mesh[lab]'", name="matplotlib"
         ) from None
-    figure: Any = Figure(figsize=(width, height), dpi=_DPI, facecolor="white", layout=None)
-    FigureCanvasAgg(figure)  # draws without a display, whatever the user has configured
-    return figure
+    return FigureCanvasAgg, Figure
 
 
 def _head(figure: Any, results: Results, scenario: str, colours: Mapping[str, int], height: float) -> None:

@@ -49,8 +49,8 @@ def test_they_ask_no_more_than_a_full_server_answers(backend):
 def test_while_the_server_stands_still_nobody_asks():
     patient: dict[str, Any] = {"timeout": 60.0, "attempt_timeout": 60.0}
     outcome = run(world(Users(count=20, think=Exponential(0.3)), Stop(at=40, seconds=20), **patient), "none", 0)
-    assert outcome.series["offered"][45:60] == [0] * 15
-    assert outcome.series["queue"][45:60] == [outcome.series["queue"][45]] * 15
+    assert list(outcome.series["offered"][45:60]) == [0] * 15
+    assert list(outcome.series["queue"][45:60]) == [outcome.series["queue"][45]] * 15
     assert outcome.metrics["max"] > 18.0
 
 
