@@ -6,7 +6,8 @@ hangs.
 
 On asyncio a timer of our own does it: one exact `call_at` a loop, armed for the earliest deadline, and one list entry
 an attempt. Cancelling the task and taking the cancellation back follows `asyncio.timeout` to the letter, at
-less than half its cost. On trio a cancel scope does it.
+less than half its cost. On trio a cancel scope does it. The same timer serves what is only to begin after a while
+(see `Alarm`), and is mostly not needed after all.
 
 Where two limits of one task end at the same instant (a call inside a call, a foreign policy between two of ours), the
 inner one speaks and the outer one waits until it has spoken, or the layers in between would see a cancellation.
@@ -22,7 +23,7 @@ import threading
 import time
 from asyncio import current_task
 from collections.abc import Awaitable, Callable
-from contextvars import Context, ContextVar
+from contextvars import Context, ContextVar, copy_context
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, final
 from weakref import ref
 
@@ -34,7 +35,7 @@ from resilient.waiting import library
 if TYPE_CHECKING:
     import trio
 
-__all__ = ["bounded", "no_time_left", "send", "send_current"]
+__all__ = ["Alarm", "bounded", "deadlines_here", "no_time_left", "send", "send_current"]
 
 A = TypeVar("A")
 T = TypeVar("T")
@@ -58,16 +59,35 @@ class _Entry:
         self.task: asyncio.Task[Any] | None = task
 
 
+class Alarm:
+    """Something that is to begin at `when`, on the loop's own clock, unless `task` gets on without it.
+
+    `ring` is called then, as a callback of the loop, in the context that the alarm was made in. Whoever does not need
+    it any more sets `task` and `context` to None, since the alarm itself is kept until the timer comes by.
+    """
+
+    __slots__ = ("context", "task", "when")
+
+    def __init__(self, when: float, task: asyncio.Task[Any]) -> None:
+        self.when = when
+        self.task: asyncio.Task[Any] | None = task
+        self.context: Context | None = copy_context()
+
+    def ring(self) -> None:
+        """Begin what was to begin."""
+        raise NotImplementedError
+
+
 class _Item(NamedTuple):
     when: float
     order: int
     """Of their beginning: of two entries of a task the later one is the inner one."""
-    entry: _Entry
+    entry: _Entry | Alarm
 
 
 @final
 class _Deadlines:
-    """All deadlines of one event loop, behind one armed timer.
+    """All deadlines and alarms of one event loop, behind one armed timer.
 
     Most attempts end long before their deadline, so an entry costs an append and is forgotten in place; the
     timer is left armed and sorts the survivors only when it fires. The armed timer is also all that keeps this
@@ -103,11 +123,19 @@ class _Deadlines:
         self.context = Context()  # the timer must not keep alive what the call that armed it has in its own
         self.armed = math.inf
         self.handle: asyncio.TimerHandle | None = None
-        self.young: list[_Entry] = []
+        self.young: list[_Entry | Alarm] = []
         self.heap: list[_Item] = []
         self.held: dict[_Entry, list[_Item]] = {}
         self.order = itertools.count()
         self.limit = self.heap_limit = _SWEEP
+
+    def watch(self, entry: _Entry | Alarm) -> None:
+        """Keep an eye on the entry until its `task` is None."""
+        self.young.append(entry)
+        if len(self.young) > self.limit:
+            self.sweep()
+        if entry.when < self.armed:
+            self.arm(entry.when)
 
     def arm(self, when: float) -> None:
         if self.handle is not None:
@@ -126,17 +154,21 @@ class _Deadlines:
         heap = self._sorted()
         while heap and (heap[0].when <= now or heap[0].entry.task is None):
             due.append(heapq.heappop(heap))
+        due.sort(key=_by_order)
         told: dict[asyncio.Task[Any], _Entry] = {}
-        for item in sorted(due, key=_by_order, reverse=True):
-            task = item.entry.task
-            if task is None:
+        for item in reversed(due):
+            entry, task = item.entry, item.entry.task
+            if task is None or isinstance(entry, Alarm):
                 continue
             if task in told:
                 self.held.setdefault(told[task], []).append(item)
             else:
-                told[task] = item.entry
-                item.entry.task = None
+                told[task] = entry
+                entry.task = None
                 task.cancel()
+        for _, _, entry in due:
+            if isinstance(entry, Alarm) and entry.task is not None:
+                self.loop.call_soon(entry.ring, context=entry.context)
         self.handle = None
         self.armed = math.inf
         if heap:
@@ -180,8 +212,16 @@ class _Here(threading.local):
 _here = _Here()
 
 
+def deadlines_here() -> _Deadlines | None:
+    """Those of the asyncio loop that runs here; None on trio."""
+    deadlines = _here.deadlines()
+    if deadlines is None or deadlines.witness._thread_id != deadlines.thread or library.name == "trio":  # noqa: SLF001 - see _Deadlines
+        deadlines = _find()
+    return deadlines
+
+
 def _find() -> _Deadlines | None:
-    """The deadlines of the running asyncio loop; None on trio."""
+    """What `deadlines_here` returns, when the loop is another one than the last time."""
     if library.name == "trio":  # even inside a running asyncio loop: somebody called trio.run there
         return None
     loop = asyncio.get_running_loop()

@@ -190,6 +190,57 @@ async def hedging(state: State) -> None:
     result.close()
 
 
+async def hedging_among_many(state: State) -> None:
+    """One fails, two hang, one wins, and all take their time to leave: there is always somebody to wait for."""
+
+    async def close(opened: Opened) -> bool:
+        try:
+            await anyio.sleep(0.1)
+        finally:
+            opened.close()
+        return False
+
+    async def open_one() -> Opened:
+        state.attempts += 1
+        number = state.attempts
+        state.running += 1
+        try:
+            await anyio.sleep((9.0, 0.05, 0.2, 9.0)[number - 1])
+            if number == 2:
+                raise OSError
+        finally:
+            try:
+                with anyio.CancelScope(shield=True):
+                    await anyio.sleep(0.15)
+            finally:
+                state.running -= 1
+        return Opened(state.opened)
+
+    classify = Classifier(error=classify_function.error, result=lambda _: Verdict.OK, discard=close)
+    pipeline = Pipeline(Hedge(0.1, max_hedges=3), Bulkhead(9), classify=classify)
+    with options(idempotent=True):
+        result = await pipeline.run(open_one)
+    result.close()
+
+
+async def hedging_in_vain(state: State) -> None:
+    """The first attempt fails while others run, and its caller waits for them; they fail too."""
+    pipeline = Pipeline(Hedge(0.1, max_hedges=2), state.breaker, state.inner_bulkhead, Timeout(0.5))
+
+    async def work() -> None:
+        state.attempts += 1
+        number = state.attempts
+        state.running += 1
+        try:
+            await anyio.sleep(0.25 if number == 1 else 9.0)
+        finally:
+            state.running -= 1
+        raise OSError
+
+    with options(idempotent=True), suppress(OSError, Rejected):
+        await pipeline.run(work)
+
+
 async def running_out_of_time(state: State) -> None:
     """Limits of ours within and around a foreign policy, all at one instant, and a clean-up that takes time."""
 
@@ -270,6 +321,8 @@ async def everything_at_once(state: State) -> None:
         backing_off,
         giving_results_up,
         hedging,
+        hedging_among_many,
+        hedging_in_vain,
         running_out_of_time,
         streaming,
         in_a_block,
