@@ -24,9 +24,14 @@ class Hedge(OwnPolicy):
     a call; each is paid from the call's retry budget, and an empty budget means no hedge. Attempts of one call
     go to different instances.
 
-    Only repeatable calls are hedged. The first *success* wins, not the first end: a fast failure does not beat
-    a slow success. An attempt that fails before `delay` is left to `Retry`. The losers are cancelled and
-    awaited before the call returns; when all fail, the attempt that may have had an effect is what surfaces.
+    Only repeatable calls are hedged, and none that is out of time. The first *success* wins, not the first end: a
+    fast failure does not beat a slow success. An attempt that fails before `delay` is left to `Retry`. The losers are
+    cancelled and awaited before the call returns; when all fail, the attempt that may have had an effect is what
+    surfaces.
+
+    The first attempt runs in its caller's task, each other one in a task of its own. On asyncio a loser is cancelled
+    as `asyncio.timeout` would do it: once, and through the shields of anyio. What must not be torn belongs in a task
+    that outlives it.
 
     Needs an event loop, so a plain function cannot be hedged, and neither can an async generator, which may not move
     between tasks. Raises `ValueError` unless `delay` is finite and positive and `max_hedges` at least 1.

@@ -252,23 +252,19 @@ class _Later(Alarm):
 class _Contest:
     """The attempts of a call on asyncio: the first one in its caller's task, each other in a task of its own.
 
-    Where another one wins, the caller's task is cancelled, and the cancellation taken back, as `asyncio.timeout` does
-    it; but never while somebody else is cancelling it, since that would hit whatever it is cleaning up.
+    Once one of them has won, the tasks of the others are cancelled; the caller's takes that back, as `asyncio.timeout`
+    does it. Each is cancelled once, and not while somebody else is cancelling it: that would hit what it cleans up.
     """
 
-    __slots__ = ("attempts", "cancelling", "first", "others", "timer", "told", "untold")
+    __slots__ = ("attempts", "cancelling", "others", "timer", "untold")
 
     def __init__(self, attempts: _Attempts, task: asyncio.Task[Any], cancelling: int) -> None:
         self.attempts = attempts
-        self.first: asyncio.Task[Any] | None = task
-        """The caller's task, as long as the first attempt runs in it."""
         self.cancelling = cancelling
-        """How many cancellations of it others had asked for when the call began."""
-        self.told = False
-        """Whether it was told to end the first attempt."""
+        """How many cancellations of its caller's task others had asked for when the call began."""
         self.others: list[asyncio.Task[None]] = []
-        self.untold: list[asyncio.Task[None]] = []
-        """Those of them that were not told to end."""
+        self.untold: dict[asyncio.Task[Any], int] = {task: cancelling}
+        """The tasks whose attempts were not told to end, each with the number of cancellations that it began with."""
         self.timer: asyncio.TimerHandle | None = None
 
     def begin(self) -> None:
@@ -284,7 +280,7 @@ class _Contest:
             self.timer = loop.call_later(attempts.hedge.delay, self.begin)
         task = loop.create_task(self._compete(attempt))
         self.others.append(task)
-        self.untold.append(task)
+        self.untold[task] = 0
 
     async def _compete(self, attempt: Call) -> None:
         with suppress(BaseExceptionGroup):  # a group of nothing but cancellations
@@ -293,24 +289,22 @@ class _Contest:
             self._end_all()
 
     def _end_all(self) -> None:
-        """Cancel whatever still runs, each task once: its clean-up is not to be disturbed."""
-        for task in self.untold:
-            task.cancel()  # also the winner's, which is about to end
-        self.untold.clear()
+        """Tell the attempts that still run to end: now, or when nobody else does any more."""
+        for task, cancelling in [*self.untold.items()]:
+            if task.cancelling() <= cancelling:
+                del self.untold[task]
+                task.cancel()  # also the winner's, which is about to end
+        self._stop_the_timer()
+        if self.untold:
+            self.timer = asyncio.get_running_loop().call_later(_AGAIN, self._end_all)
+
+    def _stop_the_timer(self) -> None:
         if self.timer is not None:
             self.timer.cancel()
-        if self.first is None or self.told:
-            return
-        if self.first.cancelling() > self.cancelling:
-            self.timer = asyncio.get_running_loop().call_later(_AGAIN, self._end_all)
-        else:
-            self.told = True
-            self.first.cancel()
 
     async def decide(self, task: asyncio.Task[Any], first: Call, result: Any, error: BaseException | None) -> Any:
         """Wait for a success or for all to fail; then for the losers, whom nobody else waits for."""
         attempts = self.attempts
-        self.first = None
         try:
             await self._judge_the_first(task, first, result, error)
             while not attempts.decided and (running := self._running()):
@@ -327,15 +321,17 @@ class _Contest:
                     await asyncio.wait(running)
                 except asyncio.CancelledError as over:
                     attempts.give_up(over)
+        self._stop_the_timer()
         return await attempts.surface()
 
     async def _judge_the_first(
         self, task: asyncio.Task[Any], first: Call, result: Any, error: BaseException | None
     ) -> None:
-        ours = self.told and task.uncancel() <= self.cancelling
+        told = self.untold.pop(task, None) is None
+        ours = told and task.uncancel() <= self.cancelling
         rest = self.attempts.judge(first, result, error)
         cancelled = rest is not None and _is_cancellation(rest)
-        if self.told and not ours:
+        if told and not ours:
             # Its caller cancelled it as well, and asyncio made one error of both, which the attempt may even have kept
             # to itself. A scope of anyio asks again, and knows only its own error; others do not.
             await anyio.lowlevel.checkpoint()

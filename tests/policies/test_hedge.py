@@ -236,6 +236,24 @@ def test_closing_a_loser_takes_a_second_at_most(backend):
     assert run(server, Hedge(1.0), backend=backend, classify=closing(100.0))[1] == 3.0
 
 
+def test_a_scope_that_is_cancelled_waits_until_the_losers_are_closed(backend):
+    closed: list[float] = []
+
+    async def close(_: object) -> bool:
+        await anyio.sleep(0.5)
+        closed.append(current_runtime().now())
+        return False
+
+    async def main():
+        classify = Classifier(error=classify_function.error, result=lambda opened: opened.verdict, discard=close)
+        server = Server((1.5, Opened(Verdict.FAILED)), (1.0, Opened()))
+        with options(idempotent=True), anyio.move_on_after(2.25):
+            await Pipeline(Hedge(1.0), classify=classify).run(server.serve)
+        assert closed == [2.5]
+
+    virtual_time.run(main, backend=backend)
+
+
 def test_an_answer_that_nobody_is_left_to_take_is_closed(backend):
     """The caller goes in the very moment between the success and its return: while a loser is being closed."""
     first, second = Opened(Verdict.FAILED), Opened()

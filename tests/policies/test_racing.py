@@ -23,7 +23,7 @@ from resilient.pipeline import Pipeline
 from resilient.policies.hedge import Hedge
 from resilient.policies.timeout import Timeout
 from resilient.testing import virtual_time
-from tests.policies.races import answer, attempts, hangs, hedged, me, now
+from tests.policies.races import answer, attempts, hangs, hedged, me, now, this_task
 
 # Where each attempt runs
 
@@ -121,9 +121,17 @@ def test_an_attempt_that_answered_is_not_kept_alive_by_the_alarm_that_was_set_fo
 
 
 def test_a_race_that_is_over_leaves_no_timer():
+    async def cleans_up() -> None:
+        """A stranger cancels it; it is still cleaning up when the other one wins, and is told nothing."""
+        asyncio.get_running_loop().call_later(0.25, this_task().cancel)
+        try:
+            await hangs()
+        finally:
+            await asyncio.sleep(0.5)
+
     async def main() -> None:
         loop: Any = asyncio.get_running_loop()
-        for bodies in ((hangs, answer(0.5, "second")), (answer(1.5, "first"), hangs)):
+        for bodies in ((hangs, answer(0.5, "second")), (answer(1.5, "first"), hangs), (answer(1.5, 1), cleans_up)):
             await hedged(attempts(*bodies), hedge=Hedge(1.0, max_hedges=2))
             live = [handle for handle in loop._scheduled if not handle.cancelled()]
             assert [handle for handle in live if handle._callback.__self__ is not deadline._here.deadlines()] == []
