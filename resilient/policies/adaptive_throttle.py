@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, final
@@ -12,11 +11,13 @@ from resilient.call import Call, Next, Policy, Priority
 from resilient.errors import Overloaded
 from resilient.machines.throttle import Throttle
 from resilient.policies.base import OwnPolicy, Role, refuse
+from resilient.turn import Turn
 from resilient.verdict import Verdict
 
 __all__ = ["AdaptiveThrottle"]
 
-_SAYS_NOTHING = {Verdict.LOCAL, Verdict.CANCELLED}
+# By themselves: on 3.11 to look up a member of an enumeration takes as long as a layer.
+_OK, _LOCAL, _CANCELLED = Verdict.OK, Verdict.LOCAL, Verdict.CANCELLED
 
 
 @final
@@ -43,7 +44,7 @@ class AdaptiveThrottle(OwnPolicy):
     window: float = 120.0
     _machines: tuple[Throttle, ...] = field(init=False, repr=False)
     """One for each priority."""
-    _lock: threading.Lock = field(init=False, repr=False, default_factory=threading.Lock)
+    _turn: Turn = field(init=False, repr=False, default_factory=Turn)
     role: ClassVar[Role] = Role.ADMISSION
 
     def __post_init__(self) -> None:
@@ -55,37 +56,45 @@ class AdaptiveThrottle(OwnPolicy):
 
     def probability(self, now: float, priority: Priority = Priority.CRITICAL) -> float:
         """The share of calls of that priority that is rejected at the runtime's second `now`."""
-        with self._lock:
+        with self._turn:
             return self._machines[priority].probability(now)
 
     def link(self, nxt: Next[Any], below: Sequence[Policy]) -> Next[Any]:
         """Count, and perhaps reject, before `nxt`."""
         del below
-        machines, lock = self._machines, self._lock
+        machines, settle, take, give = self._machines, self._settle, self._turn.take, self._turn.give
 
         async def layer(call: Call) -> Any:
             runtime = call.runtime
-            with lock:
-                admitted = machines[call.priority].admit(runtime.now(), runtime.random)
+            now = runtime.now()
+            machine = machines[call.priority]
+            take()
+            try:
+                admitted = machine.admit(now, runtime.random)
+            finally:
+                give(None)
             if not admitted:
                 message = f"{call.name}: not sent, the far side refuses most calls"
                 raise refuse(call, Overloaded(message, policy=self))
             try:
                 result = await nxt(call)
             except BaseException as error:
-                self._settle(call, call.classify.error(error))
+                settle(call, call.classify.error(error))
                 raise
             judge = call.classify.result
-            self._settle(call, Verdict.OK if judge is None else judge(result))
+            settle(call, _OK if judge is None else judge(result))
             return result
 
         return layer
 
     def _settle(self, call: Call, verdict: Verdict) -> None:
-        now = call.runtime.now()
+        if verdict is _LOCAL or verdict is _CANCELLED:
+            return  # they say nothing about the far side
         machine = self._machines[call.priority]
-        with self._lock:
-            if verdict.refusal:
-                machine.refused(now)
-            elif verdict not in _SAYS_NOTHING:
-                machine.accepted(now)
+        count = machine.refused if verdict.refusal else machine.accepted
+        now = call.runtime.now()
+        self._turn.take()
+        try:
+            count(now)
+        finally:
+            self._turn.give(None)

@@ -16,7 +16,7 @@ import pytest
 
 from resilient.call import Call
 from resilient.context import current_call
-from resilient.errors import ConcurrencyExceeded
+from resilient.errors import ConcurrencyExceeded, RateLimited
 from resilient.pipeline import Pipeline
 from resilient.policies.adaptive_throttle import AdaptiveThrottle
 from resilient.policies.base import OwnPolicy
@@ -113,6 +113,35 @@ def test_sixteen_threads_go_through_a_whole_stack():
     in_all_threads(stack(flaky))
     assert (flaky.first, flaky.later) == (THREADS * CALLS, THREADS * CALLS)
     assert (bulkhead.in_flight, bulkhead.queued, breaker.state.value) == (0, 0, "closed")
+
+
+def test_sixteen_threads_are_let_through_exactly_as_often_as_the_rate_limit_allows():
+    limit, refused = Pipeline(RateLimit("1/hour", burst=100), runtime=frozen)(lambda: None), []
+
+    def one() -> None:
+        try:
+            limit()
+        except RateLimited:
+            refused.append(1)
+
+    in_all_threads(one)
+    assert len(refused) == THREADS * CALLS - 100
+
+
+def test_sixteen_threads_count_every_success_of_a_breaker():
+    breaker = CircuitBreaker()
+    guarded = Pipeline(breaker, runtime=frozen)
+
+    def fail() -> None:
+        raise KeyError
+
+    in_all_threads(guarded(lambda: None))
+    # Half of all calls must have failed before it opens: as many as have succeeded.
+    for failures in range(THREADS * CALLS):
+        assert breaker.state.value == "closed", failures
+        with pytest.raises(KeyError):
+            guarded.call(fail)
+    assert breaker.state.value == "open"
 
 
 def shared() -> tuple[Bulkhead, Pipeline]:
