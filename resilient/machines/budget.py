@@ -29,11 +29,7 @@ class Budget:
 
     def deposit(self, now: float) -> None:
         """Count one logical call."""
-        # Every call comes through here: the window's `add`, without the call.
-        window = self.window
-        if now >= window.edge:
-            window.roll(now)
-        window.counts[DEPOSITS] += 1
+        self.window.add(DEPOSITS, now)
 
     def balance(self, now: float) -> float:
         """How many withdrawals there is room for."""

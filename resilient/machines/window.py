@@ -38,7 +38,9 @@ class TimeWindow:
     may bring it, counts as the earlier one.
 
     For the hot path: once `now < edge`, or after a `roll(now)`, `counts[kind] += 1` counts one, and
-    `counts[kind] - base[kind]` are in the window.
+    `counts[kind] - base[kind]` are in the window. Where threads share the window, all else needs a lock, but this may
+    do without: CPython does not switch threads within that statement, and where it has no global lock, two that count
+    in the same instant may count one. That is nothing to a count of all calls; failures are counted under the lock.
     """
 
     __slots__ = ("_kinds", "_marks", "_width", "base", "counts", "edge")

@@ -144,11 +144,11 @@ class CircuitBreaker(Holder):
         if self._listeners is not None or self.slow_call is not None:
             return Holder.link(self, nxt, below)
         machine, times, settle, around = self._machine, self._machine.times, self._settle, self.around
-        acquire, release = self._lock.acquire, self._lock.release
+        lock = self._lock
 
         async def layer(call: Call) -> Any:
-            # The closed circuit, and a call whose every result is a success: one read, one lock, no clock before the
-            # call. A read without the lock is enough: a permit of an era that ends meanwhile counts for nothing.
+            # The closed circuit, and a call whose every result is a success: no lock, and no clock before the call.
+            # A read without the lock is enough: a permit of an era that ends meanwhile counts for nothing.
             permit = machine.closed
             judge = call.classify.result
             if permit is None or call.ends is not None:
@@ -162,15 +162,13 @@ class CircuitBreaker(Holder):
                 settle(call, permit, verdict, 0.0)
                 return result
             now = call.runtime.now()
-            acquire()  # by name: `with` costs half as much again
-            try:
-                if times is not None and now < times.edge and permit is machine.closed:
-                    machine.row = 0  # what `succeed` does, in this frame: it is every call's path
-                    times.counts[GOOD] += 1
-                else:
+            if times is not None and now < times.edge and permit is machine.closed:
+                # What `succeed` does, in this frame and without the lock: see TimeWindow.
+                machine.row = 0
+                times.counts[GOOD] += 1
+            else:
+                with lock:
                     machine.succeed(permit, now)
-            finally:
-                release()
             return result
 
         return layer

@@ -12,6 +12,7 @@ from resilient.call import Call, Next, Policy
 from resilient.errors import OutcomeUnknown
 from resilient.events import RetriesExhausted, RetryScheduled, send_event
 from resilient.machines.backoff import Backoff
+from resilient.machines.budget import DEPOSITS
 from resilient.policies.base import OwnPolicy, Role
 from resilient.policies.tenacious import Tenacious, is_tenacious, judges_results
 from resilient.verdict import Effect, Outcome, Repeat, Verdict
@@ -28,6 +29,7 @@ __all__ = ["Backoff", "On", "Retry", "RetryBudget"]
 On: TypeAlias = "type[Exception] | tuple[type[Exception], ...] | Callable[[Any], bool | Awaitable[bool]] | retry_base"
 
 _ATTEMPTS = 3
+_NO = Repeat.NO  # by itself: on 3.11 to look up a member of an enumeration takes as long as a layer
 _HINT_CAP = 60.0
 _HINT_JITTER = 0.1
 _MARK = "__resilient_given_up__"
@@ -121,20 +123,26 @@ class Retry(OwnPolicy):
     def link(self, nxt: Next[Any], below: Sequence[Policy]) -> Next[Any]:
         """Repeat `nxt`."""
         del below
-        budget = self.budget
-        deposit = None if budget is None else budget.deposit
-        rules = _Rules(self)
+        budget, rules = self.budget, _Rules(self)
+        window: Any = None if budget is None else budget.window
+        judges_results = rules.judges_results
 
         async def layer(call: Call) -> Any:
             started = call.runtime.now()
-            if deposit is not None and call.budget is None:
+            if budget is not None and call.budget is None:
                 call.budget = budget
-                deposit(started)
-            # The first attempt of what is no stream is the call itself.
-            attempt = call if call.ends is None else call.evolve(attempt=call.attempt)
+                if started < window.edge:
+                    window.counts[DEPOSITS] += 1  # what `deposit` does, in this frame and without a lock
+                else:
+                    budget.deposit(started)
+            attempt = call  # a stream's first attempt is a child, so that it has ends of its own
             error: Exception | None = None
             result: Any = None
             try:
+                if call.ends is not None:
+                    attempt = call.evolve(attempt=call.attempt)
+                elif call.classify.result is None and not judges_results:
+                    return await nxt(call)
                 result = await nxt(attempt)
             except Exception as caught:  # noqa: BLE001 - it is judged, and raised again unless a later attempt is good
                 error = caught
@@ -144,9 +152,9 @@ class Retry(OwnPolicy):
             if error is None:
                 judge = call.classify.result
                 # What a function streams is no result that could be judged.
-                if judge is None and (not rules.judges_results or call.ends is not None):
+                if judge is None and (not judges_results or call.ends is not None):
                     return result
-                if judge is not None and not rules.judges_results and judge(result).repeat is Repeat.NO:
+                if judge is not None and not judges_results and judge(result).repeat is _NO:
                     return result
             outcome = await _Series(rules, call, nxt, started).go_on(attempt, result, error)
             if outcome.error is None:
