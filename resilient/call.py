@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Awaitable, Callable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeAlias, TypeVar, cast, final
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeAlias, TypeVar, cast, final
 
 if TYPE_CHECKING:
     from resilient.budget import RetryBudget
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from resilient.runtime import Runtime
     from resilient.verdict import Classifier
 
-__all__ = ["Attribute", "Call", "End", "Next", "Policy", "Priority"]
+__all__ = ["Attribute", "Call", "End", "Next", "Policy", "Priority", "new_call"]
 
 T = TypeVar("T")
 
@@ -60,10 +60,11 @@ class Call:
 
     Policies read it, and make a child with `evolve` for an attempt; what they may change in place is
     `deadline` (only ever lowered, and restored on return), `budget` and `idempotency_key` (once, by the
-    policy that owns them).
+    policy that owns them). A pipeline makes it.
     """
 
     # What every call reads or sets has a slot. The rest has its default in the class, and so costs only who uses it.
+    # There is no `__init__`: entering it from the C of `type.__call__` costs more than all else about a new call.
     __slots__ = (
         "__dict__",
         "ambient",
@@ -113,23 +114,8 @@ class Call:
     parent: Call | None
     ambient: Ambient
     """The surroundings that the call was made in; what runs inside inherits from them."""
-
-    def __init__(
-        self,
-        name: str,
-        invoke: Callable[[Call], Awaitable[Any]],
-        request: Any,
-        runtime: Runtime,
-        classify: Classifier,
-        ambient: Ambient,
-    ) -> None:
-        self.name = name
-        self.invoke = invoke
-        self.request = request
-        self.runtime = runtime
-        self.classify = classify
-        self.ambient = ambient
-        self.deadline = self.budget = self.ends = self.parent = None
+    plain: ClassVar[bool] = False
+    """What begins inside a call has something to inherit: see `Ambient.plain`."""
 
     def evolve(
         self, *, attempt: int | None = None, instance: Instance | None = None, deadline: float | None = None
@@ -139,7 +125,7 @@ class Call:
         A child with an `attempt` is a new attempt: on a stream it starts a list of ends of its own, so that
         discarding it settles what it holds and nothing else. Every other child shares its parent's list.
         """
-        child = Call(self.name, self.invoke, self.request, self.runtime, self.classify, self.ambient)
+        child = new_call(self.name, self.invoke, self.request, self.runtime, self.classify, self.ambient)
         vars(child).update(vars(self))
         child.parent = self
         child.budget = self.budget
@@ -200,6 +186,26 @@ def _run(ends: Iterator[End], error: BaseException | None) -> None:
         except BaseException:
             _run(ends, error)
             raise
+
+
+def new_call(
+    name: str,
+    invoke: Callable[[Call], Awaitable[Any]],
+    request: Any,
+    runtime: Runtime,
+    classify: Classifier,
+    ambient: Ambient,
+) -> Call:
+    """Make a call of which nothing else is known yet."""
+    call = Call()
+    call.name = name
+    call.invoke = invoke
+    call.request = request
+    call.runtime = runtime
+    call.classify = classify
+    call.ambient = ambient
+    call.deadline = call.budget = call.ends = call.parent = None
+    return call
 
 
 Next: TypeAlias = Callable[[Call], Awaitable[T]]

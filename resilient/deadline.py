@@ -19,6 +19,7 @@ import asyncio
 import heapq
 import itertools
 import math
+import sys
 import threading
 import time
 from asyncio import current_task
@@ -35,13 +36,14 @@ from resilient.waiting import library
 if TYPE_CHECKING:
     import trio
 
-__all__ = ["Alarm", "bounded", "deadlines_here", "no_time_left", "send", "send_current"]
+__all__ = ["Alarm", "bounded", "deadlines_here", "limited", "no_time_left", "send"]
 
 A = TypeVar("A")
 T = TypeVar("T")
 
 _SWEEP = 256
-_current, _set_ambient, _reset_ambient = ambient.get, ambient.set, ambient.reset
+_modules = sys.modules
+_set_ambient, _reset_ambient = ambient.set, ambient.reset
 
 
 class _Nobody:
@@ -52,11 +54,9 @@ class _Nobody:
 class _Entry:
     """An attempt that must end by `when`. `task` is None once it ended, or once it was told to."""
 
-    __slots__ = ("task", "when")
-
-    def __init__(self, when: float, task: asyncio.Task[Any]) -> None:
-        self.when = when
-        self.task: asyncio.Task[Any] | None = task
+    __slots__ = ("task", "when")  # and no `__init__`: see Call
+    when: float
+    task: asyncio.Task[Any] | None
 
 
 class Alarm:
@@ -252,38 +252,43 @@ async def send(call: Call, step: Next[T] | None = None) -> T:
         step = call.invoke
     token = _set_ambient(call)
     try:
-        return await (step(call) if call.deadline is None else _limited(call, step))
+        if call.deadline is None:
+            return await step(call)
+        if not call.blocking:
+            return await limited(call, step)
+        if call.deadline <= call.runtime.now():
+            raise no_time_left(call)
+        return await step(call)
     finally:
         _reset_ambient(token)
 
 
-def send_current(call: Call) -> Awaitable[Any]:
-    """Do what `send` does for a call that whoever began it has made the current one; any other is sent as usual."""
-    if _current() is not call:
-        return send(call)
-    return call.invoke(call) if call.deadline is None else _limited(call, call.invoke)
-
-
-async def _limited(call: Call, step: Next[T]) -> T:
+async def limited(call: Call, step: Next[T]) -> T:
+    """Run a step of what is the current call already, no longer than its deadline, in an event loop: see `send`."""
     deadline, now = call.deadline, call.runtime.now
     assert deadline is not None
     remaining = deadline - now()
     if remaining <= 0.0:
         raise no_time_left(call)
-    if call.blocking:
-        return await step(call)
 
     deadlines = _here.deadlines()
-    if deadlines is None or deadlines.witness._thread_id != deadlines.thread or library.name == "trio":  # noqa: SLF001 - see _Deadlines
+    if (
+        deadlines is None
+        or deadlines.witness._thread_id != deadlines.thread  # noqa: SLF001 - see _Deadlines
+        or ("trio" in _modules and library.name == "trio")  # what is a thread's own takes longer to read
+    ):
         deadlines = _find()
     if deadlines is None or (task := current_task(deadlines.loop)) is None:
         return await _limited_by_scope(call, remaining, step)
     when = deadline if deadlines.clock == now else deadlines.loop.time() + remaining
 
     cancelling = task.cancelling()
-    entry = _Entry(when, task)
-    deadlines.young.append(entry)
-    if len(deadlines.young) > deadlines.limit:
+    entry = _Entry()
+    entry.when = when
+    entry.task = task
+    young = deadlines.young
+    young.append(entry)
+    if len(young) > deadlines.limit:
         deadlines.sweep()
     if when < deadlines.armed:
         deadlines.arm(when)

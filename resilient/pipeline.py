@@ -9,11 +9,11 @@ from contextlib import AsyncExitStack
 from dataclasses import replace
 from typing import Any, ParamSpec, TypeVar, final, overload
 
-from resilient.call import Call, Next, Policy
-from resilient.context import Ambient, Options, ambient, apply_ambient, surroundings
-from resilient.deadline import send, send_current
+from resilient.call import Call, Next, Policy, new_call
+from resilient.context import Options, ambient, apply_ambient, surroundings
+from resilient.deadline import limited, send
 from resilient.order import check_order
-from resilient.policies.base import OwnPolicy, of_kind
+from resilient.policies.base import OwnPolicy, has_foreign, of_kind
 from resilient.runtime import Runtime
 from resilient.stream import Stream, settle
 from resilient.verdict import Classifier, classify_function
@@ -110,7 +110,7 @@ class Pipeline:
         It is as `repeatable` as the protocol says and has the adapter's `options`; what surrounds it has the last word.
         """
         here = surroundings()
-        call = Call(name, invoke, request, self.runtime or here.runtime, self.classify, here)
+        call = new_call(name, invoke, request, self.runtime or here.runtime, self.classify, here)
         call.repeatable = repeatable
         if options is not None:
             options.apply(call)
@@ -129,9 +129,9 @@ def _link(policies: tuple[Policy, ...], innermost: Next[Any]) -> Next[Any]:
     """Link the policies from the innermost outwards, once: a layer is then one frame a call."""
     chain = innermost
     for index in reversed(range(len(policies))):
-        policy = policies[index]
+        policy, below = policies[index], policies[index + 1 :]
         if isinstance(policy, OwnPolicy):
-            chain = policy.link(chain, policies[index + 1 :])
+            chain = policy.link(chain, below)
         else:
             chain = functools.partial(_foreign, policy, chain)
     return chain
@@ -172,31 +172,48 @@ def decorate(
 
 
 def _decorate_async(
-    pipeline: Pipeline, fn: Callable[..., Any], bind: Bind, prepare: Prepare | None
+    pipeline: Pipeline, fn: Callable[..., Awaitable[Any]], bind: Bind, prepare: Prepare | None
 ) -> Callable[..., Any]:
     classify, pinned, name = pipeline.classify, pipeline.runtime, name_of(fn)
-    chain = _link(pipeline.policies, send_current)
     here_now, enter, leave = ambient.get, ambient.set, ambient.reset
+    foreign = has_foreign(pipeline.policies)
 
-    def invoke_as_called(call: Call) -> Any:
+    def invoke_as_called(call: Call) -> Awaitable[Any]:
         args, kwargs = call.request
         return fn(*args, **kwargs) if kwargs else fn(*args)
 
-    def invoke_bound(call: Call) -> Any:
+    def invoke_bound(call: Call) -> Awaitable[Any]:
         args, kwargs = bind(call)
         return fn(*args, **kwargs)
 
-    invoke = invoke_as_called if bind is bind_nothing else invoke_bound
+    invoke: Next[Any] = invoke_as_called if bind is bind_nothing else invoke_bound
+
+    def innermost(call: Call) -> Awaitable[Any]:
+        # What `send` does, without another frame for the call that `wrapped` has made the current one. Only policies of
+        # others may have changed that since.
+        if call.parent is not None or (foreign and here_now() is not call):
+            return send(call)
+        if call.deadline is not None:
+            return limited(call, invoke)
+        args, kwargs = call.request  # what `invoke_as_called` does, in this frame
+        return fn(*args, **kwargs) if kwargs else fn(*args)
+
+    chain = _link(pipeline.policies, innermost if bind is bind_nothing else send)
 
     @functools.wraps(fn)
     async def wrapped(*args: Any, **kwargs: Any) -> Any:
-        # What `begin` does, in this frame: it is every call's path.
-        here = here_now()
-        if not isinstance(here, Ambient):
-            here = surroundings()
-        call = Call(name, invoke, (args, kwargs), pinned or here.runtime, classify, here)
-        if not here.plain:
-            apply_ambient(call, here)
+        here: Any = here_now()
+        if here.plain:
+            call = Call()  # what `begin` does, in this frame
+            call.name = name
+            call.invoke = invoke
+            call.request = (args, kwargs)
+            call.runtime = pinned or here.runtime
+            call.classify = classify
+            call.ambient = here
+            call.deadline = call.budget = call.ends = call.parent = None
+        else:
+            call = pipeline.begin(name, invoke, (args, kwargs))
         if prepare is not None:
             prepare(call)
         token = enter(call)

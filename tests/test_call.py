@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from resilient.call import Attribute, Call, Priority
+from resilient.call import Attribute, Call, Priority, new_call
 from resilient.context import Ambient
 from resilient.instance import Instance
 from resilient.runtime import Runtime
@@ -19,7 +19,7 @@ async def invoke(call: Call) -> None:
 
 def a_call(request: Any = ((), {})) -> Call:
     here = Ambient(runtime=Runtime(now=lambda: 10.0))
-    return Call("work", invoke, request, here.runtime, classify_function, here)
+    return new_call("work", invoke, request, here.runtime, classify_function, here)
 
 
 def test_a_fresh_call_promises_nothing():

@@ -428,6 +428,29 @@ def test_an_adapter_begins_a_call_and_runs_it_through_the_chain(backend):
     assert tries[0] == 3.0
 
 
+def test_what_a_policy_of_others_does_to_the_surroundings_does_not_reach_the_function(backend):
+    async def meddler(call: Call, nxt: Next[Any]) -> Any:
+        with options(timeout=9.0, idempotent=False):
+            return await nxt(call)
+
+    async def inner() -> tuple[float | None, bool | None]:
+        call = current_call()
+        assert call is not None
+        return call.remaining, call.repeatable
+
+    @Pipeline(meddler)
+    async def outer() -> tuple[str, tuple[float | None, bool | None]]:
+        call = current_call()
+        assert call is not None
+        return call.name.rpartition(".")[2], await Pipeline().run(inner)
+
+    virtual_time.run(lambda: _is(outer(), ("outer", (None, None))), backend=backend)
+
+
+async def _is(answer: Awaitable[object], expected: object) -> None:
+    assert await answer == expected
+
+
 # Events
 
 

@@ -9,7 +9,7 @@ from contextvars import ContextVar
 from types import TracebackType
 from typing import Any, ClassVar, TypeVar
 
-from resilient.call import Call, End, Next, Policy
+from resilient.call import Call, End, Next, Policy, new_call
 from resilient.context import apply_ambient, surroundings
 from resilient.errors import Rejected
 from resilient.events import CallRejected, send_event
@@ -134,7 +134,7 @@ class Holder(OwnPolicy):
 
     async def _enter(self, *, blocking: bool) -> None:
         here = surroundings()
-        call = Call(f"a block of {type(self).__name__}", _no_step, ((), {}), here.runtime, classify_function, here)
+        call = new_call(f"a block of {type(self).__name__}", _no_step, ((), {}), here.runtime, classify_function, here)
         call.blocking = blocking
         apply_ambient(call, here)
         settle = await self.hold(call)

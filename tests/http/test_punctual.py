@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from resilient.call import Call
+from resilient.call import Call, new_call
 from resilient.context import current_runtime, surroundings, use_runtime
 from resilient.errors import DeadlineExceeded
 from resilient.http.punctual import TimeLeft, make_punctual
@@ -20,7 +20,7 @@ async def nothing(call: Call) -> None:
 
 def call(seconds: float) -> Call:
     here = surroundings()
-    made = Call("GET orders", nothing, None, here.runtime, classify_function, here)
+    made = new_call("GET orders", nothing, None, here.runtime, classify_function, here)
     made.deadline = here.runtime.now() + seconds
     return made
 
