@@ -59,8 +59,8 @@ class Call:
     """One logical call, or one attempt of it.
 
     Policies read it, and make a child with `evolve` for an attempt; what they may change in place is
-    `deadline` (only ever lowered, and restored on return), `budget` and `idempotency_key` (once, by the
-    policy that owns them). A pipeline makes it.
+    `deadline` (only ever lowered; a policy that calls `nxt` again finds the one that it had), `budget` and
+    `idempotency_key` (once, by the policy that owns them). A pipeline makes it.
     """
 
     # What every call reads or sets has a slot. The rest has its default in the class, and so costs only who uses it.

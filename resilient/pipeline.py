@@ -13,7 +13,7 @@ from resilient.call import Call, Next, Policy, new_call
 from resilient.context import Options, ambient, apply_ambient, surroundings
 from resilient.deadline import limited, send
 from resilient.order import check_order
-from resilient.policies.base import OwnPolicy, has_foreign, of_kind
+from resilient.policies.base import OwnPolicy, Role, has_foreign, of_kind
 from resilient.runtime import Runtime
 from resilient.stream import Stream, settle
 from resilient.verdict import Classifier, classify_function
@@ -133,8 +133,22 @@ def _link(policies: tuple[Policy, ...], innermost: Next[Any]) -> Next[Any]:
         if isinstance(policy, OwnPolicy):
             chain = policy.link(chain, below)
         else:
-            chain = functools.partial(_foreign, policy, chain)
+            lowered = any(isinstance(other, OwnPolicy) and other.role is Role.TIMEOUT for other in below)
+            chain = functools.partial(_foreign, policy, _restoring(chain) if lowered else chain)
     return chain
+
+
+def _restoring(nxt: Next[Any]) -> Next[Any]:
+    """Give the call its deadline back: a policy of somebody else's may call `nxt` again."""
+
+    async def restored(call: Call) -> Any:
+        deadline = call.deadline
+        try:
+            return await nxt(call)
+        finally:
+            call.deadline = deadline
+
+    return restored
 
 
 def _foreign(policy: Policy, nxt: Next[Any], call: Call) -> Awaitable[Any]:

@@ -128,7 +128,7 @@ class Retry(OwnPolicy):
         judges_results = rules.judges_results
 
         async def layer(call: Call) -> Any:
-            started = call.runtime.now()
+            started, deadline = call.runtime.now(), call.deadline
             if budget is not None and call.budget is None:
                 call.budget = budget
                 if started < window.edge:
@@ -156,6 +156,7 @@ class Retry(OwnPolicy):
                     return result
                 if judge is not None and not judges_results and judge(result).repeat is _NO:
                     return result
+            call.deadline = deadline  # a `Timeout` of the attempt has lowered it
             outcome = await _Series(rules, call, nxt, started).go_on(attempt, result, error)
             if outcome.error is None:
                 return outcome.result

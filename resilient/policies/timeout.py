@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, final
 
@@ -20,8 +20,8 @@ class Timeout(OwnPolicy):
     """End what is below after `seconds`, with `DeadlineExceeded`.
 
     Outside a `Retry` it bounds the whole call, inside it bounds each attempt. It only ever lowers the deadline that
-    the call has already, so nested ones need no arithmetic, and it restores it on return, so that the next attempt does
-    not inherit a spent one. A call that has no time left is refused at once, with `sent` False.
+    the call has already, so nested ones need no arithmetic; what repeats the call outside finds its own one again, so
+    that no attempt inherits a spent one. A call that has no time left is refused at once, with `sent` False.
 
     Only a limit of its own becomes a `DeadlineExceeded`: the caller's cancellation and the timeouts of other
     scopes pass unchanged. What the limit interrupts is the innermost step and the waits of our own policies;
@@ -45,22 +45,19 @@ class Timeout(OwnPolicy):
         """Lower the deadline around `nxt`."""
         seconds = self.seconds
 
-        async def lower(call: Call) -> Any:
+        def lower(call: Call) -> Awaitable[Any]:
             now = call.runtime.now()
             mine, theirs = now + seconds, call.deadline
             if theirs is not None:
                 if theirs <= now:
                     raise no_time_left(call)
                 if theirs <= mine:
-                    return await nxt(call)
+                    return nxt(call)
             if call.ends is not None:
-                # A stream outlives this frame: its reads need a deadline of their own, which nobody restores.
-                return await nxt(call.evolve(deadline=mine))
-            call.deadline = mine
-            try:
-                return await nxt(call)
-            finally:
-                call.deadline = theirs
+                # A stream outlives this call of `nxt`: its reads need a deadline of their own, which nobody restores.
+                return nxt(call.evolve(deadline=mine))
+            call.deadline = mine  # restored by what calls `nxt` again; here, that would take another coroutine
+            return nxt(call)
 
         async def scope(call: Call) -> Any:
             mine = call.runtime.now() + seconds

@@ -20,6 +20,7 @@ from resilient.policies.base import OwnPolicy, Role
 from resilient.policies.bulkhead import Bulkhead
 from resilient.policies.circuit_breaker import CircuitBreaker
 from resilient.policies.rate_limit import RateLimit
+from resilient.policies.retry import Retry
 from resilient.policies.timeout import Timeout
 from resilient.testing import virtual_time
 from resilient.testing.cancellation import for_each_cancellation
@@ -235,14 +236,21 @@ def test_it_only_ever_lowers_the_deadline(backend, below):
     virtual_time.run(main, backend=backend)
 
 
-def test_it_restores_the_deadline_however_the_call_ends(backend, below):
-    spy = Spy()
+def test_a_policy_outside_finds_the_deadline_restored_however_the_call_ends(backend, below):
+    deadlines: list[tuple[float | None, float | None]] = []
+
+    async def outside(call: Call, nxt: Next[Any]) -> Any:
+        before = call.deadline
+        try:
+            return await nxt(call)
+        finally:
+            deadlines.append((before, call.deadline))
 
     async def fail() -> None:
         raise KeyError
 
     async def main():
-        pipeline = Pipeline(spy, Timeout(1.0), *below)
+        pipeline = Pipeline(outside, RateLimit("100/second"), Timeout(1.0), *below)
         await pipeline.run(work)
         for fn in (fail, hang):
             with pytest.raises((KeyError, DeadlineExceeded)):
@@ -253,7 +261,25 @@ def test_it_restores_the_deadline_however_the_call_ends(backend, below):
             await pipeline.run(work)
 
     virtual_time.run(main, backend=backend)
-    assert spy.deadlines == [(None, None)] * 4 + [(22.0, 22.0)]
+    assert deadlines == [(None, None)] * 4 + [(22.0, 22.0)]
+
+
+def test_a_retry_outside_gives_every_attempt_its_full_time_within_its_own(backend, below):
+    at: list[float] = []
+
+    async def slow() -> None:
+        at.append(anyio.current_time())
+        await anyio.sleep(100)
+
+    async def main():
+        again = Retry(attempts=9, on=DeadlineExceeded, backoff=lambda state: 1.0)
+        with pytest.raises(DeadlineExceeded) as caught:
+            await Pipeline(Timeout(10.0), again, RateLimit("100/second"), Timeout(2.0), *below).run(slow)
+        assert anyio.current_time() == 10.0
+        assert caught.value.sent
+
+    virtual_time.run(main, backend=backend)
+    assert at == [0.0, 3.0, 6.0, 9.0]
 
 
 def test_what_repeats_the_call_outside_gives_every_attempt_its_full_time(backend, below):
