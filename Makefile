@@ -4,6 +4,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 CODE := $(wildcard resilient tests benchmarks examples conftest.py)
+# An environment for each Python that is measured: `make bench PYTHON=python3.13` does not find that of another one.
+BENCH := .venv-bench$(patsubst python%,-%,$(filter python3.%,$(notdir $(PYTHON))))
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
@@ -42,9 +44,9 @@ docs: $(VENV)/.dev ## Build the documentation into site/; a broken link is an er
 examples: $(VENV)/.dev ## Run every example of the README, the docs and the docstrings
 	$(BIN)/pytest README.md docs resilient
 
-bench: .venv-bench/.bench ## Measure the overhead of a call, ours and our peers', and of a request over sockets
-	.venv-bench/bin/python -m benchmarks.overhead
-	.venv-bench/bin/python -m benchmarks.http_client
+bench: $(BENCH)/.bench ## Measure the overhead of a call, ours and our peers', and of a request over sockets
+	$(BENCH)/bin/python -m benchmarks.overhead
+	$(BENCH)/bin/python -m benchmarks.http_client
 
 lock: .venv-lock/.lock ## Pin the newest versions of all dependencies in requirements/
 	$(COMPILE) pyproject.toml --extra config --extra demo --extra httpx2 --extra lab --group dev -o requirements/dev.txt
@@ -52,7 +54,7 @@ lock: .venv-lock/.lock ## Pin the newest versions of all dependencies in require
 	$(COMPILE) pyproject.toml --group bench -c requirements/dev.txt -o requirements/bench.txt
 
 clean: ## Remove all that was made, the environments too
-	rm -rf .venv .venv-bench .venv-lock site dist .coverage* .hypothesis .*_cache
+	rm -rf .venv .venv-bench* .venv-lock site dist .coverage* .hypothesis .*_cache
 
 # One lock serves every platform and every Python from 3.11 on.
 COMPILE = .venv-lock/bin/uv pip compile --quiet --upgrade --universal --python-version 3.11 \
@@ -73,7 +75,7 @@ $(VENV)/.dev: requirements/dev.txt pyproject.toml
 $(VENV)/.demo: requirements/demo.txt pyproject.toml
 	$(install)
 
-.venv-bench/.bench: requirements/bench.txt pyproject.toml
+$(BENCH)/.bench: requirements/bench.txt pyproject.toml
 	$(install)
 
 .venv-lock/.lock:
