@@ -15,7 +15,17 @@ from typing import final
 
 from resilient.lab.load import Record
 
-__all__ = ["Histogram", "Summary", "Window", "first_recovered", "percentile", "recovery_time", "series", "summarise"]
+__all__ = [
+    "Histogram",
+    "Summary",
+    "Window",
+    "first_recovered",
+    "most_within",
+    "percentile",
+    "recovery_time",
+    "series",
+    "summarise",
+]
 
 
 def _rank(q: float, values: int) -> int:
@@ -234,6 +244,19 @@ def first_recovered(
         if successes(since + second, since + second + window) >= enough:
             return float(second)
     return None
+
+
+def most_within(instants: Sequence[float], width: float) -> int:
+    """Return the most of the ascending instants that lie within any `width` seconds, the first included, the end not.
+
+    It is what a rate limit is judged by: whatever its windows, an adversary chooses the worst.
+    """
+    most = first = 0
+    for last, instant in enumerate(instants):
+        while instant - instants[first] >= width:
+            first += 1
+        most = max(most, last + 1 - first)
+    return most
 
 
 def _between(ordered: Sequence[float], start: float, end: float) -> int:

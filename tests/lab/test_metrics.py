@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from resilient.lab.load import DROPPED, OK, Record
-from resilient.lab.metrics import Histogram, percentile, recovery_time, series, summarise
+from resilient.lab.metrics import Histogram, most_within, percentile, recovery_time, series, summarise
 
 
 def call(intended, latency=0.1, *, ok=True, attempts=1) -> Record:
@@ -177,3 +177,21 @@ def test_the_fraction_of_the_goodput_before_is_what_counts():
 def test_there_must_be_something_to_come_back_to():
     with pytest.raises(ValueError, match=r"trigger=\(0, 5\)"):
         recovery_time(outage(30), trigger=(0, 5))
+
+
+# The most in any span of time
+
+
+@pytest.mark.parametrize(
+    ("instants", "width", "most"),
+    [
+        ([], 1.0, 0),
+        ([5.0], 1.0, 1),
+        ([0.0, 1.0, 2.0], 1.0, 1),  # the end does not belong to it
+        ([0.0, 0.5, 0.9, 1.0, 1.1, 3.0], 1.0, 4),
+        ([2.0, 2.0, 2.0], 0.1, 3),
+        (range(100), 60.0, 60),
+    ],
+)
+def test_most_within(instants, width, most):
+    assert most_within(instants, width) == most
