@@ -101,9 +101,7 @@ def _changes(before: Results, after: Results, scenario: str, policy: str) -> lis
             before=estimate(before, scenario, policy, name),
             after=estimate(after, scenario, policy, name),
             difference=paired_values(
-                measure_of(name),
-                values_of(after, scenario, policy, name),
-                values_of(before, scenario, policy, name),
+                measure_of(name), values_of(measure_of(name), theirs), values_of(measure_of(name), ours)
             ),
         )
         for name in in_order(named[0] & named[1], primary)

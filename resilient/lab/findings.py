@@ -73,7 +73,7 @@ def worst_seed(results: Results, scenario: str, policy: str) -> int | None:
     if measure.better is None:
         return None
     sign = -1.0 if measure.better == "higher" else 1.0
-    values = values_of(results, scenario, policy, measure.name)
+    values = values_of(measure, results.of(scenario, policy))
     known = {seed: sign * value for seed, value in values.items() if value is not None}
     return max(known, key=lambda seed: known[seed], default=None)
 

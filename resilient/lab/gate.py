@@ -180,8 +180,11 @@ def _against(rule: Rule, baseline: Results, within: float, results: Results) -> 
     if found is None or found.centre is None or before is None or old is None:
         reason = missing if found is None or found.centre is None else "the baseline has no value"
         return Judgement(rule=rule, holds=False, asked=asked, measured=found, reason=reason)
-    now, then = (values_of(of, rule.scenario, rule.policy, rule.metric) for of in (results, baseline))
-    change = paired_values(measure, now, then)
+    change = paired_values(
+        measure,
+        values_of(measure, results.of(rule.scenario, rule.policy)),
+        values_of(measure, baseline.of(rule.scenario, rule.policy)),
+    )
     reason = _fewer(found, before)
     holds = _near(measure, found.centre, old, within) and not reason
     return Judgement(rule=rule, holds=holds, asked=asked, measured=found, change=change, reason=reason)

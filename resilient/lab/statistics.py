@@ -37,7 +37,7 @@ from statistics import NormalDist
 from typing import Any, Final, final
 
 from resilient.lab.measures import NEVER, Measure, measure_of
-from resilient.lab.results import Results
+from resilient.lab.results import Results, Run
 
 __all__ = [
     "LEAST",
@@ -144,28 +144,24 @@ class Difference:
         return f"{value} {interval}".rstrip()
 
 
-def values_of(results: Results, scenario: str, policy: str, metric: str) -> dict[int, float | None]:
-    """Return a metric by seed; infinity where the run never got there, None where it has no value.
-
-    Without a trigger there is nothing to recover from, and so no run that never did.
-    """
-    facts = results.header.scenarios.get(scenario)
-    happened = facts is not None and facts.trigger is not None
-    nothing = NEVER if measure_of(metric).never and happened else None
+def values_of(measure: Measure, runs: Mapping[int, Run]) -> dict[int, float | None]:
+    """Return the metric by seed; infinity where it never got there, None where it has no value."""
+    nothing = NEVER if measure.never else None
     found: dict[int, float | None] = {}
-    for seed, run in results.of(scenario, policy).items():
-        value = run.metrics.get(metric)
-        found[seed] = nothing if value is None and metric in run.metrics else value
+    for seed, run in runs.items():
+        value = run.metrics.get(measure.name)
+        found[seed] = nothing if value is None and measure.name in run.metrics else value
     return found
 
 
 def estimate(results: Results, scenario: str, policy: str, metric: str) -> Estimate:
     """Sum up a metric of a policy over all of its seeds in a scenario."""
-    return estimate_of(measure_of(metric), values_of(results, scenario, policy, metric))
+    return estimate_of(measure_of(metric), results.of(scenario, policy))
 
 
-def estimate_of(measure: Measure, values: Mapping[int, float | None]) -> Estimate:
-    """Sum up a metric's values by seed; infinity is one that never got there, None is no value."""
+def estimate_of(measure: Measure, runs: Mapping[int, Run]) -> Estimate:
+    """Sum up a metric over runs, by seed."""
+    values = values_of(measure, runs)
     known = [value for value in values.values() if value is not None]
     centre, low, high = _summary(measure, known)
     return Estimate(
@@ -181,8 +177,12 @@ def estimate_of(measure: Measure, values: Mapping[int, float | None]) -> Estimat
 
 def difference(results: Results, scenario: str, metric: str, policy: str, other: str) -> Difference:
     """Compare two policies in a scenario over the seeds that both were run with: how much more has `policy`?"""
-    values, others = (values_of(results, scenario, name, metric) for name in (policy, other))
-    return paired_values(measure_of(metric), values, others)
+    measure = measure_of(metric)
+    return paired_values(
+        measure,
+        values_of(measure, results.of(scenario, policy)),
+        values_of(measure, results.of(scenario, other)),
+    )
 
 
 def paired_values(

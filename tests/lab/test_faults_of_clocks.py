@@ -9,10 +9,10 @@ import pytest
 from resilient.lab.arrivals import constant
 from resilient.lab.faults import Fault, Suspension, WallClockShift
 from resilient.lab.scenario import OpenLoop, Scenario, Tier
+from resilient.lab.simulation.run import run
 from resilient.lab.stacks import Stack, made_by
 from resilient.lab.world.service_times import Constant
 from resilient.testing.virtual_time import EPOCH
-from tests.lab.playing import run
 
 
 class Clocks:

@@ -14,7 +14,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from resilient.lab.measures import NEVER, measure_of
-from resilient.lab.results import ScenarioFacts
 from resilient.lab.statistics import LEAST, _tail, bootstrap, difference, estimate, paired_values
 from tests.lab.samples import made, run
 
@@ -96,12 +95,6 @@ def test_recovery_is_a_median_in_which_never_is_later_than_anything(values, cent
 def test_a_run_without_the_metric_did_not_fail_to_recover():
     found: Any = estimate(made([run("outage", "default", 0, recovery=None), run("outage", "default", 1)]), *KEY)
     assert (found.never, found.seeds, found.missing) == (1, 1, 1)
-
-
-def test_without_a_trigger_nobody_never_recovers():
-    facts = ScenarioFacts(title="Calm", duration=9, primary=["p99"])
-    found = estimate(made(of("recovery", [None, None]), scenarios={"outage": facts}), *KEY)
-    assert (found.centre, found.never, found.missing) == (None, 0, 2)
 
 
 KEY = ("outage", "default", "recovery")

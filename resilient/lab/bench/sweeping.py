@@ -14,7 +14,7 @@ from rich.table import Table
 
 from resilient.lab.bench.collecting import versions
 from resilient.lab.bench.playing import Job
-from resilient.lab.measures import NEVER, measure_of
+from resilient.lab.measures import measure_of
 from resilient.lab.picture import new_figure
 from resilient.lab.results import Run
 from resilient.lab.statistics import Estimate, estimate_of
@@ -43,13 +43,7 @@ class Sweep:
 
     def estimate(self, value: Any, policy: str, metric: str) -> Estimate:
         """What a policy came to at a value, over the seeds."""
-        measure = measure_of(metric)
-        nothing = NEVER if measure.never else None
-        values = {
-            seed: nothing if (found := run.metrics.get(metric)) is None else found
-            for seed, run in self.of(value, policy).items()
-        }
-        return estimate_of(measure, values)
+        return estimate_of(measure_of(metric), self.of(value, policy))
 
     def write(self, file: Path) -> None:
         """Write all runs' metrics as JSON."""

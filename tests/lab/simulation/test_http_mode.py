@@ -8,7 +8,7 @@ from resilient.lab.arrivals import constant
 from resilient.lab.faults import Crash, Fail, SilentReplies
 from resilient.lab.scenario import OpenLoop, Scenario, Tier
 from resilient.lab.world.service_times import Lognormal
-from tests.lab.playing import run
+from tests.lab.measured import metrics_of
 
 
 def world(*faults, writes=0.0, honours_keys=True) -> Scenario:
@@ -31,7 +31,7 @@ def world(*faults, writes=0.0, honours_keys=True) -> Scenario:
 
 @pytest.mark.parametrize("mode", ["functions", "http"])
 def test_a_healthy_world_answers_everything(backend, mode):
-    metrics = run(world(), "default", 0, backend=backend, mode=mode).metrics
+    metrics = metrics_of(world(), "default", backend=backend, mode=mode)
     assert (metrics["calls"], metrics["success"], metrics["amplification"]) == (1000, 1.0, 1.0)
     assert metrics["p50"] == pytest.approx(0.009, rel=0.1)
 
@@ -39,8 +39,8 @@ def test_a_healthy_world_answers_everything(backend, mode):
 @pytest.mark.parametrize("mode", ["functions", "http"])
 def test_a_server_that_is_down_is_avoided_without_loss(backend, mode):
     down = Crash(at=5, seconds=5, places=[0])
-    assert run(world(down), "none", 0, backend=backend, mode=mode).metrics["success"] == pytest.approx(0.917, abs=0.01)
-    default = run(world(down), "default", 0, backend=backend, mode=mode).metrics
+    assert metrics_of(world(down), "none", backend=backend, mode=mode)["success"] == pytest.approx(0.917, abs=0.01)
+    default = metrics_of(world(down), "default", backend=backend, mode=mode)
     assert default["success"] == 1.0
     assert default["amplification"] < 1.02
 
@@ -48,15 +48,15 @@ def test_a_server_that_is_down_is_avoided_without_loss(backend, mode):
 @pytest.mark.parametrize("mode", ["functions", "http"])
 def test_a_lost_reply_is_asked_for_again_under_its_key(backend, mode):
     lost = SilentReplies(ratio=0.05)
-    default = run(world(lost, writes=1.0), "default", 0, backend=backend, mode=mode).metrics
+    default = metrics_of(world(lost, writes=1.0), "default", backend=backend, mode=mode)
     assert (default["success"], default["duplicates"]) == (1.0, 0)
-    reckless = run(world(lost, writes=1.0), "retry3", 0, backend=backend, mode=mode).metrics
+    reckless = metrics_of(world(lost, writes=1.0), "retry3", backend=backend, mode=mode)
     assert reckless["duplicates"] > 20
 
 
 @pytest.mark.parametrize("mode", ["functions", "http"])
 def test_a_write_is_not_repeated_where_no_key_is_honoured(backend, mode):
     failing = Fail(ratio=0.1)
-    metrics = run(world(failing, writes=1.0, honours_keys=False), "default", 0, backend=backend, mode=mode).metrics
+    metrics = metrics_of(world(failing, writes=1.0, honours_keys=False), "default", backend=backend, mode=mode)
     assert metrics["amplification"] == 1.0
     assert metrics["success"] == pytest.approx(0.9, abs=0.03)
