@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator
-from itertools import accumulate, count, takewhile
+from itertools import accumulate, count, cycle, takewhile
 
 __all__ = ["bursts", "constant", "poisson", "ramp", "replay", "spike", "varying"]
 
@@ -41,9 +41,18 @@ def varying(
     """Yield the instants of a Poisson process whose rate at second t is `rate(t)`, which is never above `highest`.
 
     By thinning (Lewis and Shedler, 1979): of the arrivals at the highest rate, each is kept with the chance that its
-    moment's rate has.
+    moment's rate has. A rate that is above `highest` after all is a `ValueError` at its moment.
     """
-    return (t for t in poisson(highest, random, duration=duration) if random() * highest < rate(t))
+    return (t for t in poisson(highest, random, duration=duration) if random() * highest < _at(rate, t, highest))
+
+
+def _at(rate: Callable[[float], float], instant: float, highest: float) -> float:
+    now = rate(instant)
+    if not 0 <= now <= highest * (1 + 1e-9):
+        raise ValueError(
+            f"highest={highest!r}: at {instant!r} the rate is {now!r}; it is at least 0 and never above that"
+        )
+    return now
 
 
 def ramp(first: float, last: float, random: Random, *, duration: float) -> Iterator[float]:
@@ -73,13 +82,21 @@ def bursts(
     """
     _check("quiet", quiet)
     _check("busy", busy)
+    for name, length in (("quiet_for", quiet_for), ("busy_for", busy_for)):
+        if not (length > 0 and math.isfinite(length)):
+            raise ValueError(f"{name}={length!r}: a finite number of seconds, more than 0")
     _check_duration(duration)
-    start, rate, lasts = 0.0, quiet, quiet_for
-    while start < duration:
+    return _bursts(cycle([(quiet, quiet_for), (busy, busy_for)]), random, duration)
+
+
+def _bursts(phases: Iterator[tuple[float, float]], random: Random, duration: float) -> Iterator[float]:
+    start = 0.0
+    for rate, lasts in phases:
         length = -math.log(1.0 - random()) * lasts
         yield from poisson(rate, random, duration=min(length, duration - start), start=start)
         start += length
-        rate, lasts = (busy, busy_for) if rate == quiet else (quiet, quiet_for)
+        if start >= duration:
+            return
 
 
 def replay(instants: Iterable[float]) -> Iterator[float]:
