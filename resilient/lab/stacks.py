@@ -9,7 +9,7 @@
     What a `Service` has if one says nothing else, with an idempotency key where the far side honours it.
 `module:factory`
     Your own: a function that returns a `Service`, a `Pipeline` or a list of policies. It is called once for each
-    client, with a `Setting` if it takes an argument, and may be the very function that production uses: only where the
+    client, with a `Setting` if it needs an argument, and may be the very function that production uses: only where the
     instances are found is replaced.
 """
 
@@ -119,7 +119,7 @@ def _find(name: str, module: str, path: str) -> Factory:
         found: Any = import_module(module)
         for part in path.split("."):
             found = getattr(found, part)
-    except (ImportError, AttributeError) as error:
+    except (ImportError, AttributeError, TypeError, ValueError) as error:  # the last two for names like `.x` and `..`
         raise ValueError(f"policy {name!r}: {error}") from error
     if not callable(found):
         raise TypeError(f"policy {name!r}: expected a function that returns policies, got {found!r}")
@@ -127,16 +127,44 @@ def _find(name: str, module: str, path: str) -> Factory:
 
 
 def made_by(factory: Factory) -> Maker:
-    """Make services of what the factory returns, whichever form that has."""
-    wants_setting = bool(inspect.signature(factory).parameters)
+    """Make services of what the factory returns, whichever form that has.
+
+    Raises `TypeError` for a factory that needs other arguments than a `Setting`; the maker does so for one that returns
+    something else, and `ValueError` for one whose runtime is pinned.
+    """
+    wants_setting = _wants_setting(factory)
 
     def make(setting: Setting, discovery: Discovery) -> Service:
-        made = cast("Any", factory)(setting) if wants_setting else cast("Any", factory)()
+        made: object = cast("Any", factory)(setting) if wants_setting else cast("Any", factory)()
+        pipeline = made.pipeline if isinstance(made, Service) else made
+        if isinstance(pipeline, Pipeline) and pipeline.runtime is not None:
+            raise ValueError(f"{made!r}: has a runtime of its own, so it would not live in virtual time; leave it out")
         if isinstance(made, Service):
             made.discovery = discovery
             return made
         if isinstance(made, Pipeline):  # it balances nothing: its client takes what a name server gives it, in turn
             return Service(setting.name, discovery, balancer=RoundRobin(), ejection=None, policies=[*made])
-        return Service(setting.name, discovery, policies=cast("Sequence[Policy]", made))
+        if isinstance(made, Sequence) and not isinstance(made, str):
+            return Service(setting.name, discovery, policies=cast("Sequence[Policy]", made))
+        if inspect.iscoroutine(made):
+            made.close()
+        raise TypeError(f"{_called(factory)}: returned {made!r}; expected a Service, a Pipeline or a list of policies")
 
     return make
+
+
+def _wants_setting(factory: Factory) -> bool:
+    try:
+        parameters = inspect.signature(factory).parameters.values()
+    except ValueError:  # some functions written in C do not tell
+        return False
+    several = {inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD}
+    needed = [one for one in parameters if one.default is one.empty and one.kind not in several]
+    if len(needed) > 1 or any(one.kind is one.KEYWORD_ONLY for one in needed):
+        names = ", ".join(one.name for one in needed)
+        raise TypeError(f"{_called(factory)}: needs {names}; a factory of policies takes nothing, or a Setting")
+    return bool(needed)
+
+
+def _called(factory: Factory) -> str:
+    return getattr(factory, "__qualname__", repr(factory))
