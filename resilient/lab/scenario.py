@@ -231,6 +231,8 @@ class Scenario:
             raise ValueError(
                 f"warmup={self.warmup!r}, duration={self.duration!r}: a finite run, longer than its warm-up"
             )
+        if self.trigger is not None and not 0 <= self.trigger[0] < self.trigger[1]:
+            raise ValueError(f"trigger={self.trigger!r} of {self.name!r}: from one second to a later one")
         names = [tier.name for tier in self.tiers]
         missing = [name for tier in self.tiers for name in tier.calls if name not in names]
         if missing or len({*names}) < len(names):

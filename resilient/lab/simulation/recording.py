@@ -22,12 +22,14 @@ class Recording:
     """What became of all calls, second by second and in all.
 
     A call is *good* if it succeeded within `deadline` of when it was due. Calls count in the second in which they were
-    due, for latencies too; what is done (goodput, failures) counts in the second in which it was done.
+    due, for latencies too; over time (in the series, and around the trigger) goodput and failures count in the second
+    in which the call ended.
     """
 
     def __init__(self, *, start: float, end: float, deadline: float, trigger: tuple[float, float] | None) -> None:
-        self._start = int(start)
+        self._start = math.ceil(start)
         self._end = math.ceil(end)
+        self._span = end - self._start
         self._deadline = deadline
         self._trigger = trigger
         self._offered: defaultdict[int, int] = defaultdict(int)
@@ -83,12 +85,11 @@ class Recording:
     def metrics(self) -> dict[str, Number]:
         """What the run comes to."""
         self._close_all()
-        span = self._end - self._start
         some = self._all.count > 0
         found: dict[str, Number] = {
             "calls": self._calls,
             "success": self._successes / self._calls if self._calls else None,
-            "goodput": self._successes / span,
+            "goodput": self._successes / self._span,
             "p50": self._all.quantile(0.5) if some else None,
             "p99": self._all.quantile(0.99) if some else None,
             "p999": self._all.quantile(0.999) if some else None,
@@ -98,25 +99,30 @@ class Recording:
         for group, (calls, good) in sorted(self._groups.items()):
             found[f"success.{group}"] = good / calls
         if self._trigger is not None:
-            begins, ends = (int(instant) for instant in self._trigger)
-            before = self._rate(self._start, begins)
-            found["goodput.before"] = before
-            found["goodput.during"] = self._rate(begins, ends)
-            found["goodput.after"] = self._rate(ends, self._end)
-            found["recovery"] = first_recovered(
-                lambda low, high: self._rate(int(low), int(high)) * (high - low),
-                rate=before,
-                since=ends,
-                until=self._end,
-            )
+            found.update(self._recovery(*map(int, self._trigger)))
         return found
+
+    def _recovery(self, begins: int, ends: int) -> dict[str, Number]:
+        before = self._rate(self._start, begins)
+        return {
+            "goodput.before": before,
+            "goodput.during": self._rate(begins, ends),
+            "goodput.after": self._rate(ends, self._end),
+            # Where there was nothing before, there is nothing to come back to.
+            "recovery": first_recovered(self._good_between, rate=before, since=ends, until=self._end)
+            if before
+            else None,
+        }
 
     def _close_all(self) -> None:
         for second in sorted(self._latencies):
             self._close(second)
 
-    def _rate(self, low: int, high: int) -> float:
-        return sum(self._good[second] for second in range(low, high)) / (high - low)
+    def _rate(self, low: int, high: int) -> Number:
+        return self._good_between(low, high) / (high - low) if low < high else None
+
+    def _good_between(self, low: float, high: float) -> int:
+        return sum(self._good[second] for second in range(int(low), int(high)))
 
     def series(self) -> dict[str, list[Number]]:
         """The same over time, one value a second."""
