@@ -77,6 +77,8 @@ class ServerFault(Fault):
     def servers(self, world: World) -> list[Server]:
         """Those it concerns."""
         servers = world.fleet(self.tier).servers
+        if self.places is not None and not all(0 <= place < len(servers) for place in self.places):
+            raise ValueError(f"places={self.places!r} of {type(self).__name__}: the tier has 0 to {len(servers) - 1}")
         chosen = servers if self.places is None else [servers[place] for place in self.places]
         return [server for server in chosen if self.zone is None or server.zone == self.zone]
 
