@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from array import array
 from collections.abc import Callable, Mapping
 from itertools import count
@@ -30,6 +31,7 @@ class Fleet:
         *,
         handler: Callable[[Instance], Handler] | None = None,
         effect: Callable[[Job], object] | None = None,
+        joined: Callable[[Server], object] | None = None,
     ) -> None:
         self.tier = tier
         self.sent = 0
@@ -42,6 +44,7 @@ class Fleet:
         self._records = Records() if tier.honours_keys else None
         self._handler = handler
         self._effect = effect
+        self._joined = joined
         self._numbers = count()
         self.by_id: dict[str, Server] = {}
         self.servers = [self._new() for _ in range(tier.instances)]
@@ -72,7 +75,11 @@ class Fleet:
         leaving, self.servers = self.servers[:number], self.servers[number:]
         for server in leaving:
             server.die()
-        self.servers += [self._new() for _ in leaving]
+        for _ in leaving:
+            server = self._new()
+            self.servers.append(server)
+            if self._joined is not None:
+                self._joined(server)
         self.announce()
 
     def announce(self) -> None:
@@ -83,6 +90,11 @@ class Fleet:
     def queued(self) -> int:
         """Calls that wait for a worker."""
         return sum(server.queued for server in self.servers)
+
+    def call_seconds(self, now: float) -> tuple[float, float]:
+        """The call-seconds spent inside all its servers, counted in two ways; see `Server.call_seconds`."""
+        counted = [server.call_seconds(now) for server in self.by_id.values()]
+        return math.fsum(area for area, _ in counted), math.fsum(stayed for _, stayed in counted)
 
     def counts(self) -> Mapping[str, int]:
         """What its servers did: calls `served`, and of these `wasted`, because nobody waited any more."""

@@ -6,6 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack
+from functools import partial
 from itertools import takewhile
 from typing import Any, Literal, TypeAlias, final
 
@@ -16,7 +17,7 @@ from resilient.instance import Instance
 from resilient.lab.engine import Engine
 from resilient.lab.load import Record, Request, drive
 from resilient.lab.results import Number
-from resilient.lab.scenario import Computations, OpenLoop, Scenario, Users
+from resilient.lab.scenario import Computations, OpenLoop, Scenario, Tier, Users
 from resilient.lab.simulation.caller import Caller, Calling, Send, outcome_of
 from resilient.lab.simulation.closed_loop import run_computations, run_users
 from resilient.lab.simulation.fleet import Fleet
@@ -26,7 +27,7 @@ from resilient.lab.stacks import Setting, Stack
 from resilient.lab.world.chance import Chance
 from resilient.lab.world.job import Errand, Job, Reply
 from resilient.lab.world.network import Network
-from resilient.lab.world.server import Handler
+from resilient.lab.world.server import Handler, Server
 from resilient.policies.circuit_breaker import CircuitBreaker
 
 __all__ = ["Mode", "World"]
@@ -34,6 +35,7 @@ __all__ = ["Mode", "World"]
 Mode: TypeAlias = Literal["functions", "http"]
 
 _MAX_IN_FLIGHT = 100_000
+_TOLERANCE = 1e-6
 _SHARES = 32
 """Up to how many instances each one's share of the attempts is a metric."""
 
@@ -65,6 +67,7 @@ class World:
                 self.chance,
                 handler=self._handler_of(tier.name) if tier.calls else None,
                 effect=self._count_effect if scenario.load.writes > 0 and not tier.calls else None,
+                joined=partial(self._joined, tier) if tier.calls else None,
             )
         self.network = Network(engine, self.chance, latency=scenario.latency)
         self.callers: list[Calling] = []
@@ -91,9 +94,20 @@ class World:
             self.callers.append(await self._caller(front, stack))
         for tier in self.scenario.tiers:
             for server in self.fleets[tier.name].servers:
-                for name in tier.calls:
-                    caller = await self._caller(self.fleets[name], stack)
-                    self._servers_callers[server.instance.id, name] = caller
+                await self._equip(tier, server, stack)
+
+    async def _equip(self, tier: Tier, server: Server, stack: AsyncExitStack) -> None:
+        """Open the services that a server calls."""
+        for name in tier.calls:
+            self._servers_callers[server.instance.id, name] = await self._caller(self.fleets[name], stack)
+
+    def _joined(self, tier: Tier, server: Server) -> None:
+        self.engine.spawn(self._equip_for_good, tier, server)
+
+    async def _equip_for_good(self, tier: Tier, server: Server) -> None:
+        async with AsyncExitStack() as stack:
+            await self._equip(tier, server, stack)
+            await self.engine.signal()
 
     async def _caller(self, fleet: Fleet, stack: AsyncExitStack) -> Calling:
         scenario, tier = self.scenario, fleet.tier
@@ -248,6 +262,7 @@ class World:
         served = sum(count["served"] for count in counts)
         found["amplification"] = self._last.sent / offered if offered else None
         found["wasted"] = sum(count["wasted"] for count in counts) / served if served else None
+        found["little"] = self._little()
         found["queue.max"] = max((value or 0 for value in self.series["queue"]), default=0)
         if self.scenario.load.writes > 0:
             found["duplicates"] = sum(times - 1 for times in self.effects.values())
@@ -259,6 +274,22 @@ class World:
         if self.scenario.measure is not None:
             found.update(self.scenario.measure(self))
         return found
+
+    def _little(self) -> float | None:
+        """The calls inside the servers on average over time, by how many should be there.
+
+        By Little's law as many should be there as come in a second times the seconds that each stays. The two are
+        counted apart, so that a queue that loses calls cannot go unnoticed.
+        """
+        now = self.engine.now()
+        counted = [fleet.call_seconds(now) for fleet in self.fleets.values()]
+        area, stayed = math.fsum(area for area, _ in counted), math.fsum(stayed for _, stayed in counted)
+        if abs(area - stayed) > _TOLERANCE * max(1.0, stayed):
+            raise RuntimeError(
+                f"{self.scenario.name}: {area:.6g} call-seconds inside the servers, {stayed:.6g} by their calls: "
+                "a queue lost calls, or kept them twice"
+            )
+        return area / stayed if stayed > 0 else None
 
     def all_series(self) -> dict[str, list[Number]]:
         """The same over time, one value a second."""
