@@ -13,7 +13,7 @@ from typing import Literal, Protocol, final
 
 from resilient.lab.world.job import Job
 
-__all__ = ["AdaptiveLifo", "CoDel", "Fifo", "Priorities", "Queue"]
+__all__ = ["AdaptiveLifo", "CoDel", "Fifo", "Priorities", "Queue", "discipline"]
 
 
 class Queue(Protocol):
@@ -211,3 +211,21 @@ class Priorities:
                 self._size -= 1
                 return self._lines[priority].popleft()
         return None
+
+
+def discipline(name: str, *, limit: int, expected: float) -> Callable[[], Queue]:
+    """Return what makes the queues that scenarios know by name, for calls that take `expected` seconds on average.
+
+    `unbounded`, and `bounded` to `limit` calls; `expired` and `hopeless`, which discard those calls (see `Fifo`); and
+    `lifo`, which is an `AdaptiveLifo`. `ValueError` for any other name.
+    """
+    kinds: dict[str, Callable[[], Queue]] = {
+        "unbounded": Fifo,
+        "bounded": lambda: Fifo(limit),
+        "expired": lambda: Fifo(drop="expired"),
+        "hopeless": lambda: Fifo(drop="hopeless", expected=expected),
+        "lifo": lambda: AdaptiveLifo(limit=None),
+    }
+    if name not in kinds:
+        raise ValueError(f"queue={name!r}: one of {', '.join(kinds)}")
+    return kinds[name]
