@@ -1,0 +1,64 @@
+"""Policies that a scenario compares with the usual ones: one remedy alone, or the default with one part changed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from resilient.balancing import Balance, Ejection, Picker, RoundRobin
+from resilient.call import Policy
+from resilient.discovery import Discovery
+from resilient.lab.stacks import Setting, Stack
+from resilient.policies.honoured import Honoured
+from resilient.policies.timeout import Timeout
+from resilient.service import Service, default_policies
+
+__all__ = ["by_name", "changed", "single"]
+
+
+def single(
+    name: str,
+    policies: Callable[[], Sequence[Policy]] = tuple,
+    *,
+    picker: Picker | None = None,
+    ejection: Ejection | None = None,
+    tells: bool = False,
+) -> Stack:
+    """Return a stack with these `policies` and nothing else, between the timeout of a call and that of its attempts.
+
+    They are made anew for each client, and repeat what may not run twice if they repeat anything. The instance is
+    chosen by `picker` (in turn), and left out according to `ejection` (never). `tells` is whether servers are told the
+    deadline.
+    """
+
+    def make(setting: Setting, discovery: Discovery) -> Service:
+        stack = [Timeout(setting.timeout), *policies(), Balance(), Timeout(setting.attempt_timeout)]
+        return Service(setting.name, discovery, balancer=picker or RoundRobin(), ejection=ejection, policies=stack)
+
+    return Stack(name=name, make=make, reckless=True, tells=tells)
+
+
+def changed(
+    name: str,
+    changes: Callable[[], Mapping[str, Any]] = dict,
+    *,
+    picker: Picker | None = None,
+    ejection: Ejection | None = Ejection(),  # noqa: B008 - it is frozen
+) -> Stack:
+    """Return the default stack with `changes`: arguments of `default_policies`, made anew for each client."""
+
+    def make(setting: Setting, discovery: Discovery) -> Service:
+        usual: dict[str, Any] = {
+            "timeout": setting.timeout,
+            "attempt_timeout": setting.attempt_timeout,
+            "idempotency": Honoured() if setting.honours_keys else None,
+        }
+        policies = default_policies(**(usual | dict(changes())))
+        return Service(setting.name, discovery, balancer=picker, ejection=ejection, policies=policies)
+
+    return Stack(name=name, make=make)
+
+
+def by_name(*stacks: Stack) -> dict[str, Stack]:
+    """The contenders of a scenario."""
+    return {stack.name: stack for stack in stacks}
