@@ -46,7 +46,7 @@ def scenario(*, trouble: str = "failing", load: float = 120.0, duration: float =
         tiers=[
             Tier(name="orders", workers=1000, service_time=Exponential(0.005), calls=["prices"]),
             Tier(name="prices", workers=1000, service_time=Exponential(0.005), calls=["db"]),
-            Tier(name="db", workers=12, service_time=Exponential(0.05)),
+            Tier(name="db", workers=12, service_time=Exponential(0.05), log=True),
         ],
         load=OpenLoop(arrivals=lambda random: poisson(load, random, duration=duration)),
         duration=duration,
@@ -76,7 +76,6 @@ def scenario(*, trouble: str = "failing", load: float = 120.0, duration: float =
 
 def _during(world: World) -> Mapping[str, float | None]:
     """Attempts at the database for each call of the users, while it is in trouble."""
-    tenths = world.fleet("db").tenths
-    attempts = sum(sent for tenth, sent in tenths.items() if _AT * 10 <= tenth < (_AT + _FOR) * 10)
+    attempts = sum(_AT <= sent - world.began < _AT + _FOR for sent in world.fleet("db").log)
     offered = math.fsum(value or 0.0 for value in world.recording.series()["offered"][_AT : _AT + _FOR])
     return {"amplification.during": attempts / offered if offered else None}

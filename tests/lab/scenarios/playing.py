@@ -12,10 +12,10 @@ __all__ = ["metrics"]
 
 
 @cache
-def _metrics(name: str, policy: str, seed: int, backend: str, knobs: tuple[tuple[str, Any], ...]) -> dict[str, Any]:
+def _metrics(name: str, policy: str, seed: int, backend: str, knobs: tuple[tuple[str, Any], ...]) -> Any:
     return run(make_scenario(name, dict(knobs)), policy, seed, backend=backend).metrics
 
 
-def metrics(name: str, policy: str, *, seed: int = 0, backend: str = "asyncio", **knobs: Any) -> dict[str, Any]:
+def metrics(name: str, policy: str, *, seed: int = 0, backend: str = "asyncio", **knobs: Any) -> Any:
     """What one run came to; asked for again, it is not run again."""
     return _metrics(name, policy, seed, backend, tuple(sorted(knobs.items())))
