@@ -12,7 +12,7 @@ export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test check lint types imports docs examples bench lock clean
+.PHONY: help demo test check lint types imports docs examples bench lab golden lock clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -48,13 +48,21 @@ bench: $(BENCH)/.bench ## Measure the overhead of a call, ours and our peers', a
 	$(BENCH)/bin/python -m benchmarks.overhead
 	$(BENCH)/bin/python -m benchmarks.http_client
 
+lab: $(VENV)/.dev ## Play every scenario of the lab with ten seeds; check its bands, the simulator, and the golden report
+	$(BIN)/python -m resilient.lab.theory
+	$(BIN)/python -m benchmarks.lab_suite --page site-lab/report.html
+
+golden: $(VENV)/.dev ## Write the lab's golden report, its catalogue, and the tables of the defaults anew
+	$(BIN)/python -m benchmarks.lab_suite --write --page site-lab/report.html
+	$(BIN)/python -m benchmarks.defaults --markdown > benchmarks/results/defaults.md
+
 lock: .venv-lock/.lock ## Pin the newest versions of all dependencies in requirements/
 	$(COMPILE) pyproject.toml --extra config --extra demo --extra httpx2 --extra lab --group dev -o requirements/dev.txt
 	$(COMPILE) pyproject.toml --extra demo --group build -c requirements/dev.txt -o requirements/demo.txt
 	$(COMPILE) pyproject.toml --group bench -c requirements/dev.txt -o requirements/bench.txt
 
 clean: ## Remove all that was made, the environments too
-	rm -rf .venv .venv-bench* .venv-lock site dist .coverage* .hypothesis .*_cache
+	rm -rf .venv .venv-bench* .venv-lock site site-lab dist .coverage* .hypothesis .*_cache
 
 # One lock serves every platform and every Python from 3.11 on.
 COMPILE = .venv-lock/bin/uv pip compile --quiet --upgrade --universal --python-version 3.11 \

@@ -42,13 +42,19 @@ def judge(scenario: Scenario, runs: Sequence[Run]) -> list[Finding]:
     findings: list[Finding] = []
     for band in scenario.bands:
         if band.policy in values and (band.of is None or band.of in values):
-            value = _central(band.metric, values[band.policy])
+            # That something never recovers is said of every seed, and holds for none that did.
+            central = _best if band.low == math.inf else _central
+            value = central(band.metric, values[band.policy])
             if band.of is not None and value is not None:
                 other = _central(band.metric, values[band.of])
                 value = None if not other else value / other
             holds = value is not None and band.low <= value <= band.high
             findings.append(Finding(scenario=scenario.name, band=band, value=value, holds=holds))
     return findings
+
+
+def _best(metric: str, runs: Sequence[Mapping[str, Number]]) -> float | None:
+    return min(math.inf if value is None else value for value in (run.get(metric) for run in runs))
 
 
 def _central(metric: str, runs: Sequence[Mapping[str, Number]]) -> float | None:
