@@ -43,6 +43,7 @@ __all__ = [
     "Results",
     "Run",
     "ScenarioFacts",
+    "canonical",
     "merge",
     "replay_command",
 ]
@@ -219,14 +220,19 @@ class Results:
         return dict(self._by_policy.get((scenario, policy), {}))
 
     def canonical(self) -> bytes:
-        """The runs as JSON that depends on nothing but them: ordered by key, without spaces, numbers as floats."""
-        runs = [_written(run, plain=True) for run in sorted(self.runs, key=lambda run: run.key)]
-        return json.dumps(runs, ensure_ascii=False, allow_nan=False, separators=(",", ":"), sort_keys=True).encode()
+        """The runs as JSON that depends on nothing but them: see `canonical`."""
+        return canonical(self.runs)
 
     @property
     def sha256(self) -> str:
         """The hash of `canonical`: equal exactly where the runs are equal."""
         return hashlib.sha256(self.canonical()).hexdigest()
+
+
+def canonical(runs: Sequence[Run]) -> bytes:
+    """Return runs as JSON that depends on nothing else: ordered by key, without spaces, numbers as floats."""
+    written = [_written(run, plain=True) for run in sorted(runs, key=lambda run: run.key)]
+    return json.dumps(written, ensure_ascii=False, allow_nan=False, separators=(",", ":"), sort_keys=True).encode()
 
 
 def _written(run: Run, *, plain: bool = False) -> dict[str, object]:
