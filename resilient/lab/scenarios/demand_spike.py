@@ -22,7 +22,7 @@ _AT = 20.0
 
 
 def scenario(
-    *, spike: float = 1.4, seconds: float = 10.0, load: float = 0.8, queue: str = "unbounded", duration: float = 80.0
+    *, spike: float = 1.4, seconds: float = 10.0, load: float = 0.8, queue: str = "unbounded", duration: float = 100.0
 ) -> Scenario:
     """Ask for `spike` times the capacity for `seconds` from second 20 on, and otherwise for the share `load` of it.
 
@@ -75,7 +75,7 @@ def scenario(
             Band(policy="retry1", metric="recovery", low=math.inf, why="two attempts a call are 240 on 150 a second"),
             Band(policy="retry3", metric="recovery", low=math.inf, why="four attempts a call are 480"),
             Band(policy="retry3-breaker", metric="recovery", high=30, why="open, it lets the queue run empty"),
-            Band(policy="default", metric="recovery", low=15, high=49, why="of the 30 to spare, retries take 13"),
+            Band(policy="default", metric="recovery", low=15, high=65, why="of the 30 to spare, retries take 13"),
             Band(policy="default", metric="amplification", high=1.12),
         ],
     )
