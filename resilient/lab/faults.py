@@ -28,9 +28,7 @@ __all__ = [
     "Fail",
     "Fault",
     "Partition",
-    "Pauses",
     "Resize",
-    "Rolling",
     "ServerFault",
     "SilentReplies",
     "Slow",
@@ -91,6 +89,16 @@ class ServerFault(Fault):
         """Let it end at each of them."""
         for server in self.servers(world):
             self.undo(world, server)
+
+    def befall(self, world: World, server: Server) -> None:
+        """Arrange for it at one server that joins: `at` counts from this moment, and nothing else says where."""
+        now = world.engine.now()
+        if self.at > 0:
+            world.engine.at(now + self.at, self.apply, world, server)
+        else:
+            self.apply(world, server)
+        if self.seconds < math.inf:
+            world.engine.at(now + self.at + self.seconds, self.undo, world, server)
 
     @abstractmethod
     def apply(self, world: World, server: Server) -> None:
@@ -235,38 +243,6 @@ class Resize(ServerFault):
 
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Pauses(ServerFault):
-    """Each server stands still for `length` seconds, about every `every` seconds, at moments of its own."""
-
-    length: float
-    every: float
-
-    def apply(self, world: World, server: Server) -> None:
-        """Begin the first pause after a while."""
-        random = world.chance.stream(f"pauses of {server.instance.id}").random
-        ends = world.began + self.at + self.seconds
-
-        def pause() -> None:
-            server.stop()
-            world.engine.at(world.engine.now() + self.length, go_on)
-
-        def go_on() -> None:
-            server.go_on()
-            later()
-
-        def later() -> None:
-            next_one = world.engine.now() - math.log(1.0 - random()) * self.every
-            if next_one < ends:
-                world.engine.at(next_one, pause)
-
-        later()
-
-    def undo(self, world: World, server: Server) -> None:
-        """No pause begins after the end."""
-
-
-@final
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Partition(Fault):
     """Nothing gets into or out of `zone`, and nobody is told."""
 
@@ -301,28 +277,6 @@ class Corruption(Fault):
         """Be reliable."""
         network = world.network
         network.lose_request = network.lose_reply = network.repeat = network.corrupt = 0.0
-
-
-@final
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Rolling(Fault):
-    """A deployment: every `every` seconds the oldest `batch` servers of a tier leave, and as many new ones join.
-
-    Those that leave are gone at once; callers learn of it when discovery does.
-    """
-
-    tier: str = ""
-    every: float
-    batch: int = 1
-
-    def begin(self, world: World) -> None:
-        """Replace the first, and arrange for the next."""
-        if world.engine.now() < world.began + self.at + self.seconds:
-            world.fleet(self.tier).replace(self.batch)
-            world.engine.at(world.engine.now() + self.every, self.begin, world)
-
-    def end(self, world: World) -> None:
-        """No replacement begins after the end."""
 
 
 @final

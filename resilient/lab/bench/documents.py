@@ -54,7 +54,7 @@ from typing import Any, NoReturn, cast, final
 from resilient.balancing import Balance, LeastRequest, PeakEwma, RoundRobin
 from resilient.call import Priority
 from resilient.discovery import Discovery
-from resilient.lab import arrivals, faults
+from resilient.lab import arrivals, episodes, faults, membership
 from resilient.lab.scenario import Band, Computations, Load, OpenLoop, Scenario, Tier, Users, Zipf
 from resilient.lab.stacks import Setting, Stack
 from resilient.lab.world import queues, service_times
@@ -102,10 +102,13 @@ _FAULTS: Kinds = {
     "fail": faults.Fail,
     "silent_replies": faults.SilentReplies,
     "resize": faults.Resize,
-    "pauses": faults.Pauses,
+    "pauses": episodes.Pauses,
+    "bursts": episodes.Bursts,
     "partition": faults.Partition,
     "corruption": faults.Corruption,
-    "rolling": faults.Rolling,
+    "rolling": membership.Rolling,
+    "join": membership.Join,
+    "delisting": membership.Delisting,
 }
 _BALANCERS: Kinds = {"round_robin": RoundRobin, "least_request": LeastRequest, "peak_ewma": PeakEwma}
 
@@ -184,9 +187,7 @@ def read_scenario(path: Path, knobs: Table) -> Scenario:
     if "duration" not in fields:
         reader.refuse("duration", "missing: seconds of load")
     fields["load"] = _load(reader, reader.table(document.get("load"), "load"), float(fields["duration"]))
-    fields["faults"] = [
-        reader.one_of(table, _FAULTS, where) for table, where in reader.tables(document.get("faults", []), "faults")
-    ]
+    fields["faults"] = _faults(reader, document.get("faults", []), "faults")
     fields["bands"] = [
         reader.make(Band, table, where) for table, where in reader.tables(document.get("bands", []), "bands")
     ]
@@ -227,6 +228,18 @@ def _tier(reader: _Reader, table: Table, where: str) -> Tier:
         reader.make(*queue)  # now, so that a mistake is found here and not in the first run
         fields["queue"] = partial(queue[0], **queue[1])
     made: Tier = reader.make(Tier, fields, where)
+    return made
+
+
+def _faults(reader: _Reader, value: object, where: str) -> list[Any]:
+    """Faults, those that befall servers which join among them."""
+    made: list[Any] = []
+    for table, place in reader.tables(value, where):
+        maker, arguments, inside = reader.kind(table, _FAULTS, place)
+        fields = dict(arguments)
+        if "joining" in fields:
+            fields["joining"] = _faults(reader, fields["joining"], f"{inside}.joining")
+        made.append(reader.make(maker, fields, inside))
     return made
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from array import array
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from itertools import count
 from typing import final
 
@@ -39,12 +39,15 @@ class Fleet:
         self.sent_to: dict[str, int] = {}
         self.log = array("d")
         """When they were sent, where the tier keeps a log."""
+        self.astray = 0
+        """Attempts at servers of which discovery had told the callers that they are gone."""
         self._engine = engine
         self._draw = chance.of_call(f"service times of {tier.name}")
         self._records = Records() if tier.honours_keys else None
         self._handler = handler
         self._effect = effect
         self._joined = joined
+        self._delisted: dict[str, None] = {}
         self._numbers = count()
         self.by_id: dict[str, Server] = {}
         self.servers = [self._new() for _ in range(tier.instances)]
@@ -70,21 +73,44 @@ class Fleet:
         self.by_id[instance.id] = server
         return server
 
-    def replace(self, number: int) -> None:
-        """Let the oldest `number` servers leave at once, and as many new ones join; discovery follows."""
+    def join(self, number: int) -> list[Server]:
+        """Let `number` new servers join; discovery follows."""
+        joined = [self._new() for _ in range(number)]
+        self.servers += joined
+        if self._joined is not None:
+            for server in joined:
+                self._joined(server)
+        self.announce()
+        return joined
+
+    def replace(self, number: int, *, drain: float = 0.0) -> list[Server]:
+        """Let the oldest `number` servers leave, and as many new ones join, which it returns; discovery follows.
+
+        Those that leave go on serving for `drain` seconds, and then die with whatever they still have.
+        """
         leaving, self.servers = self.servers[:number], self.servers[number:]
         for server in leaving:
-            server.die()
-        for _ in leaving:
-            server = self._new()
-            self.servers.append(server)
-            if self._joined is not None:
-                self._joined(server)
+            if drain > 0:
+                self._engine.at(self._engine.now() + drain, server.die)
+            else:
+                server.die()
+        return self.join(len(leaving))
+
+    def delist(self, servers: Iterable[Server]) -> None:
+        """Let discovery forget the servers, though they are there: their lease ran out, or their checks fail."""
+        self._delisted.update(dict.fromkeys(server.instance.id for server in servers))
+        self.announce()
+
+    def relist(self, servers: Iterable[Server]) -> None:
+        """Let discovery know them again."""
+        for server in servers:
+            self._delisted.pop(server.instance.id, None)
         self.announce()
 
     def announce(self) -> None:
         """Tell discovery who is there."""
-        self.registry.change([server.instance for server in self.servers])
+        instances = (server.instance for server in self.servers)
+        self.registry.change([instance for instance in instances if instance.id not in self._delisted])
 
     @property
     def queued(self) -> int:
@@ -97,6 +123,10 @@ class Fleet:
         return math.fsum(area for area, _ in counted), math.fsum(stayed for _, stayed in counted)
 
     def counts(self) -> Mapping[str, int]:
-        """What its servers did: calls `served`, and of these `wasted`, because nobody waited any more."""
+        """Of its servers: calls `served`, of these `wasted` on callers that had gone, and connections `refused`."""
         servers = self.by_id.values()
-        return {"served": sum(server.served for server in servers), "wasted": sum(server.wasted for server in servers)}
+        return {
+            "served": sum(server.served for server in servers),
+            "wasted": sum(server.wasted for server in servers),
+            "refused": sum(server.refused for server in servers),
+        }

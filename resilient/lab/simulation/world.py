@@ -80,6 +80,7 @@ class World:
         self._servers_callers: dict[tuple[str, str], Calling] = {}
         self._last = self.fleets[scenario.tiers[-1].name]
         self._sampled = 0
+        self._sent_to: list[dict[str, int]] = []
 
     def fleet(self, name: str = "") -> Fleet:
         """The servers of the tier `name`; by default those that the users call."""
@@ -102,12 +103,14 @@ class World:
             self._servers_callers[server.instance.id, name] = await self._caller(self.fleets[name], stack)
 
     def _joined(self, tier: Tier, server: Server) -> None:
+        server.reachable = False  # as a process that starts: it refuses calls until it can work
         self.engine.spawn(self._equip_for_good, tier, server)
 
     async def _equip_for_good(self, tier: Tier, server: Server) -> None:
         async with AsyncExitStack() as stack:
             await self._equip(tier, server, stack)
-            await self.engine.signal()
+            server.reachable = True
+            await self.engine.signal()  # to the end of the run: a service is closed by the task that opened it
 
     async def _caller(self, fleet: Fleet, stack: AsyncExitStack) -> Calling:
         scenario, tier = self.scenario, fleet.tier
@@ -126,7 +129,7 @@ class World:
 
     def _sender(self, fleet: Fleet) -> Send:
         network, by_id, sent_to = self.network, fleet.by_id, fleet.sent_to
-        log, now = fleet.log if fleet.tier.log else None, self.engine.now
+        gone, log, now = fleet.registry.gone, fleet.log if fleet.tier.log else None, self.engine.now
 
         def send(
             errand: Errand, instance: str, deadline: float | None, idempotency_key: str | None
@@ -135,6 +138,8 @@ class World:
             if log is not None:
                 log.append(now())
             sent_to[instance] = sent_to.get(instance, 0) + 1
+            if gone and gone.get(instance, math.inf) < now():
+                fleet.astray += 1
             return network.send(errand, by_id[instance], deadline, idempotency_key)
 
         return send
@@ -247,12 +252,19 @@ class World:
         self.series["attempts"].append(last.sent - self._sampled)
         self._sampled = last.sent
         self.series["queue"].append(last.queued)
+        self._sent_to.append(last.sent_to.copy())
         if self.callers:
             service = self.callers[0].service
             standings = service.instances()
             self.series["ejected"].append(sum(one.state in {"ejected", "trial"} for one in standings))
             self.series["open"].append(_open_circuits(service.pipeline.policies))
         self.engine.at(self.began + second + 1, self._sample)
+
+    def share(self, instance: str, since: int, until: int) -> Number:
+        """The share of the last tier's attempts that went to the instance between two seconds; None without any."""
+        before, after = self._sent_to[since], self._sent_to[until]
+        sent = sum(after.values()) - sum(before.values())
+        return (after.get(instance, 0) - before.get(instance, 0)) / sent if sent else None
 
     def metrics(self) -> dict[str, Number]:
         """What the run comes to."""

@@ -22,6 +22,8 @@ class Registry:
         self._version = 1
         self._snapshot = Snapshot(version=1, instances=tuple(instances))
         self._waiting: list[Signal] = []
+        self.gone: dict[str, float] = {}
+        """When the callers were told that an instance is not there any more, by its id."""
 
     def __repr__(self) -> str:
         return f"Registry({[instance.id for instance in self._snapshot.instances]!r}, lag={self._lag!r})"
@@ -33,6 +35,11 @@ class Registry:
         self._engine.at(self._engine.now() + self._lag, self._publish, snapshot)
 
     def _publish(self, snapshot: Snapshot) -> None:
+        now = self._engine.now()
+        for instance in self._snapshot.instances:
+            self.gone[instance.id] = now
+        for instance in snapshot.instances:
+            self.gone.pop(instance.id, None)
         self._snapshot = snapshot
         waiting, self._waiting = self._waiting, []
         for signal in waiting:

@@ -85,7 +85,7 @@ class Server:
         """Seconds that such a failure takes."""
         self.silent: Callable[[Job], bool] | None = None
         """Says whether the reply to finished work is lost."""
-        self.received = self.served = self.wasted = 0
+        self.received = self.served = self.wasted = self.refused = 0
         self._engine = engine
         self._draw = draw
         self._quantile = service_time.quantile
@@ -113,6 +113,11 @@ class Server:
         """Calls that it works on, and that wait."""
         return len(self._running) + self.queued
 
+    @property
+    def stopped(self) -> bool:
+        """Whether it stands still."""
+        return self._stopped_at is not None
+
     def call_seconds(self, now: float) -> tuple[float, float]:
         """The call-seconds spent inside until now, as counted from moment to moment and from call to call.
 
@@ -134,6 +139,7 @@ class Server:
     def receive(self, job: Job) -> None:
         """Take a call from the network."""
         if not self.reachable:
+            self.refused += 1
             job.answer(job, ConnectionRefusedError(f"{self.instance.id} is down"))
             return
         self.received += 1

@@ -80,6 +80,21 @@ async def test_a_watcher_that_has_gone_is_not_told():
 
 
 @in_virtual_time
+async def test_it_remembers_when_callers_were_told_that_somebody_has_gone():
+    async with open_engine() as engine:
+        registry = Registry(engine, instances("a", "b"), lag=1.0)
+        engine.at(1.0, registry.change, instances("b", "c"))
+        engine.at(2.0, registry.change, instances("c"))
+        engine.at(3.0, registry.change, instances("a", "c"))  # it is back
+        await anyio.sleep(1.9)
+        assert registry.gone == {}
+        await anyio.sleep(1.2)
+        assert registry.gone == {"a": 2.0, "b": 3.0}
+        await anyio.sleep(10)
+        assert registry.gone == {"b": 3.0}
+
+
+@in_virtual_time
 async def test_a_service_follows_it():
     async with open_engine() as engine:
         registry = Registry(engine, instances("a"), lag=1.0)
