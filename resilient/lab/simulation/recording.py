@@ -31,15 +31,18 @@ class Recording:
         self._end = math.ceil(end)
         self._span = end - self._start
         self._deadline = deadline
-        self._trigger = trigger
+        self._trigger = None if trigger is None else (int(trigger[0]), int(trigger[1]))
         self._offered: defaultdict[int, int] = defaultdict(int)
+        self._fulfilled: defaultdict[int, int] = defaultdict(int)
         self._good: defaultdict[int, int] = defaultdict(int)
         self._failed: defaultdict[int, int] = defaultdict(int)
         self._latencies: dict[int, Histogram] = {}
         self._quantiles: dict[int, tuple[float, float]] = {}
         self._all = Histogram()
+        self._phases = {"before": Histogram(), "during": Histogram(), "after": Histogram()}
         self._calls = self._successes = 0
         self._groups: dict[str, list[int]] = {}
+        self._during: dict[str, list[int]] = {}
 
     def record(self, record: Record, groups: tuple[str, ...] = ()) -> None:
         """Count one call, also for the `groups` that it belongs to."""
@@ -48,14 +51,15 @@ class Recording:
         good = record.ok and latency <= self._deadline
         counts = self._start <= due < self._end
         self._offered[due] += 1
+        self._fulfilled[due] += good
         (self._good if good else self._failed)[int(record.finished)] += 1
         if counts:
             self._calls += 1
             self._successes += good
             for group in groups:
-                tally = self._groups.setdefault(group, [0, 0])
-                tally[0] += 1
-                tally[1] += good
+                _tally(self._groups, group, good=good)
+                if self._trigger is not None and self._trigger[0] <= due < self._trigger[1]:
+                    _tally(self._during, group, good=good)
         if record.ok:
             self._note(due, latency, counts=counts)
 
@@ -65,6 +69,7 @@ class Recording:
             if due in self._quantiles:
                 if counts:
                     self._all.record(latency)
+                    self._phase(due).record(latency)
                 return
             latencies = self._latencies[due] = Histogram()
             if len(self._latencies) > _OPEN:
@@ -76,6 +81,11 @@ class Recording:
         self._quantiles[second] = (latencies.quantile(0.5), latencies.quantile(0.99))
         if self._start <= second < self._end:
             self._all.merge(latencies)
+            self._phase(second).merge(latencies)
+
+    def _phase(self, second: int) -> Histogram:
+        begins, ends = (math.inf, math.inf) if self._trigger is None else self._trigger
+        return self._phases["before" if second < begins else "during" if second < ends else "after"]
 
     @property
     def offered(self) -> int:
@@ -99,12 +109,12 @@ class Recording:
         for group, (calls, good) in sorted(self._groups.items()):
             found[f"success.{group}"] = good / calls
         if self._trigger is not None:
-            found.update(self._recovery(*map(int, self._trigger)))
+            found.update(self._phase_by_phase(*self._trigger))
         return found
 
-    def _recovery(self, begins: int, ends: int) -> dict[str, Number]:
+    def _phase_by_phase(self, begins: int, ends: int) -> dict[str, Number]:
         before = self._rate(self._start, begins)
-        return {
+        found: dict[str, Number] = {
             "goodput.before": before,
             "goodput.during": self._rate(begins, ends),
             "goodput.after": self._rate(ends, self._end),
@@ -112,7 +122,14 @@ class Recording:
             "recovery": first_recovered(self._good_between, rate=before, since=ends, until=self._end)
             if before
             else None,
+            "success.during": self.success(begins, ends),
+            "success.after": self.success(ends, self._end),
         }
+        for phase, latencies in self._phases.items():
+            found[f"p99.{phase}"] = latencies.quantile(0.99) if latencies.count else None
+        for group, (calls, good) in sorted(self._during.items()):
+            found[f"success.during.{group}"] = good / calls
+        return found
 
     def _close_all(self) -> None:
         for second in sorted(self._latencies):
@@ -123,6 +140,18 @@ class Recording:
 
     def _good_between(self, low: float, high: float) -> int:
         return sum(self._good[second] for second in range(int(low), int(high)))
+
+    def success(self, since: int, until: int) -> Number:
+        """The share of the calls due between two seconds that were good; None where there were none."""
+        offered = sum(self._offered[second] for second in range(since, until))
+        return sum(self._fulfilled[second] for second in range(since, until)) / offered if offered else None
+
+    def p99(self, second: int) -> Number:
+        """The 99th percentile of the latencies of the calls that were due in that second and succeeded."""
+        latencies = self._latencies.get(second)
+        if latencies is not None:
+            return latencies.quantile(0.99)
+        return self._quantiles[second][1] if second in self._quantiles else None
 
     def series(self) -> dict[str, list[Number]]:
         """The same over time, one value a second."""
@@ -140,3 +169,9 @@ class Recording:
         found["p50"] = [low for low, _ in quantiles]
         found["p99"] = [high for _, high in quantiles]
         return found
+
+
+def _tally(tallies: dict[str, list[int]], group: str, *, good: bool) -> None:
+    tally = tallies.setdefault(group, [0, 0])
+    tally[0] += 1
+    tally[1] += good
