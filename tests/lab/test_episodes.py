@@ -8,7 +8,7 @@ from resilient.lab.episodes import Bursts, Pauses
 from resilient.lab.faults import Fault
 from resilient.lab.membership import Join
 from resilient.lab.world.server import Server
-from tests.lab.playing import run
+from tests.lab.measured import measure
 from tests.lab.samples_of_worlds import Look, small_world
 
 _STEP = 0.01
@@ -30,7 +30,7 @@ def when(fault: Fault, shows, *, seconds: float = 200.0, policy: str = "none", s
                 mine.append([now, now])
 
     scenario = small_world(fault, Look(every=_STEP, look=look), rate=1.0, duration=seconds)
-    run(scenario, policy, seed, backend=backend)
+    measure(scenario, policy, seed=seed, backend=backend)
     return spells
 
 

@@ -7,19 +7,19 @@ import math
 import pytest
 
 from resilient.lab.arrivals import constant
+from resilient.lab.episodes import Pauses
 from resilient.lab.faults import (
     BlackHole,
     Corruption,
     Crash,
     Fail,
     Partition,
-    Pauses,
     Resize,
-    Rolling,
     SilentReplies,
     Slow,
     Stop,
 )
+from resilient.lab.membership import Rolling
 from resilient.lab.scenario import OpenLoop, Tier, Zipf
 from resilient.lab.world.service_times import Constant
 from tests.lab.worlds import metrics_of, series_of, world

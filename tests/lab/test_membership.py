@@ -10,7 +10,7 @@ from resilient.lab.faults import Slow
 from resilient.lab.membership import Delisting, Join, Rolling
 from resilient.lab.scenario import Tier
 from resilient.lab.world.service_times import Constant
-from tests.lab.playing import run
+from tests.lab.measured import measure
 from tests.lab.samples_of_worlds import Look, small_world
 
 
@@ -25,7 +25,7 @@ def test_one_that_joins_is_called_once_discovery_has_told(backend):
     sent: list[int] = []
     join = Join(at=2, number=2)
     looks = [Look(at=at, look=lambda world: sent.append(world.fleet().sent_to.get("app-4", 0))) for at in (2.9, 3.9)]
-    metrics = run(small_world(join, *looks, tiers=app(lag=1.0)), "none", 0, backend=backend).metrics
+    metrics = measure(small_world(join, *looks, tiers=app(lag=1.0)), "none", backend=backend).metrics
     assert sent[0] == 0
     assert sent[1] == pytest.approx(99 * 0.9 / 5, abs=2)
     assert metrics["success"] == 1.0
@@ -35,7 +35,7 @@ def test_what_is_wrong_with_it_begins_when_it_joins_and_ends_after_its_time():
     slowness: list[list[float]] = []
     join = Join(at=2, joining=[Slow(factor=8, seconds=3), Slow(at=4, factor=2, seconds=1)])
     look = Look(at=0.5, every=1, look=lambda world: slowness.append([one.slowness for one in world.fleet().servers]))
-    run(small_world(join, look), "none", 0)
+    measure(small_world(join, look), "none")
     assert [seen[3:] for seen in slowness] == [[], [], [8], [8], [8], [1], [2], [1], [1], [1]]
     assert all(seen[:3] == [1, 1, 1] for seen in slowness)
 
@@ -47,7 +47,7 @@ def test_the_oldest_leave_and_as_many_new_ones_join():
     there: list[list[str]] = []
     rolling = Rolling(at=1, every=2, batch=2, seconds=4)
     names = Look(at=0.5, every=2, look=lambda world: there.append([s.instance.id for s in world.fleet().servers]))
-    run(small_world(rolling, names), "none", 0)
+    measure(small_world(rolling, names), "none")
     assert there == [
         ["app-0", "app-1", "app-2"],
         ["app-2", "app-3", "app-4"],
@@ -64,7 +64,7 @@ def test_who_leaves_refuses_until_discovery_has_told_unless_it_is_drained(drain,
         tiers=app(lag=1.0),
         measure=lambda world: {"refused": world.fleet().counts()["refused"], "astray": world.fleet().astray},
     )
-    outcome = run(scenario, "none", 0)
+    outcome = measure(scenario, "none")
     assert outcome.metrics["refused"] == pytest.approx(refused, abs=1)
     assert sum(outcome.series["failures"]) == outcome.metrics["refused"]
     assert outcome.metrics["astray"] == 0
@@ -74,7 +74,7 @@ def test_new_ones_may_join_with_something_wrong():
     slow: list[int] = []
     rolling = Rolling(at=1, every=3, joining=[Slow(factor=5, seconds=2)])
     look = Look(at=1.5, every=1, look=lambda world: slow.append(sum(s.slowness > 1 for s in world.fleet().servers)))
-    run(small_world(rolling, look), "none", 0)
+    measure(small_world(rolling, look), "none")
     assert slow == [1, 1, 0, 1, 1, 0, 1, 1, 0]
 
 
@@ -90,7 +90,7 @@ def test_a_server_that_calls_others_can_be_replaced(backend):
         tiers=tiers,
         measure=lambda world: {name: world.fleet().sent_to.get(name, 0) for name in front},
     )
-    outcome = run(scenario, "default", 0, backend=backend)
+    outcome = measure(scenario, "default", backend=backend)
     assert outcome.metrics["success"] == 1.0
     assert all(outcome.metrics[name] > 30 for name in front)
     assert outcome.metrics["amplification"] == 1.0
@@ -104,7 +104,7 @@ def test_who_is_not_listed_is_not_called_though_it_is_there(backend):
     delisting = Delisting(at=2, seconds=3, places=[0, 2])
     look = Look(at=0.25, every=0.5, look=lambda world: sent.append(world.fleet().sent_to.get("app-2", 0)))
     scenario = small_world(delisting, look, tiers=app(lag=1.0), measure=lambda world: {"astray": world.fleet().astray})
-    metrics = run(scenario, "none", 0, backend=backend).metrics
+    metrics = measure(scenario, "none", backend=backend).metrics
     assert 0 < sent[5] < sent[6] == sent[11] < sent[12]  # callers know from second 3 until second 6
     assert (metrics["success"], metrics["astray"]) == (1.0, 0)
 
@@ -113,7 +113,7 @@ def test_one_that_joins_may_be_unlisted_at_first():
     sent: list[int] = []
     join = Join(at=1, joining=[Delisting(seconds=4)])
     look = Look(at=0.5, every=1, look=lambda world: sent.append(world.fleet().sent_to.get("app-3", 0)))
-    run(small_world(join, look), "none", 0)
+    measure(small_world(join, look), "none")
     assert sent[:5] == [0] * 5
     assert sent[5] > 0
 

@@ -7,7 +7,7 @@ import pytest
 from resilient.lab.faults import Fail, Slow
 from resilient.lab.load import Record
 from resilient.lab.simulation.recording import Recording
-from tests.lab.playing import run
+from tests.lab.measured import measure
 from tests.lab.samples_of_worlds import Look, small_world
 
 
@@ -72,7 +72,7 @@ def test_single_seconds_can_be_looked_at():
 
 def test_in_a_run_the_trigger_s_failures_and_latencies_are_its_own():
     faults = Fail(at=3, seconds=2, ratio=0.5), Slow(at=3, seconds=2, factor=100)
-    metrics = run(small_world(*faults, trigger=(3.0, 5.0)), "none", 0).metrics
+    metrics = measure(small_world(*faults, trigger=(3.0, 5.0)), "none").metrics
     assert metrics["success.during"] == pytest.approx(0.5, abs=0.1)
     assert metrics["success.after"] == 1.0
     assert metrics["p99.during"] == pytest.approx(0.1, rel=0.02)
@@ -82,12 +82,12 @@ def test_in_a_run_the_trigger_s_failures_and_latencies_are_its_own():
 def test_the_share_of_an_instance_can_be_looked_at_between_two_seconds():
     shares: dict[str, float | None] = {}
 
-    def measure(world):
+    def note(world):
         shares["before"] = world.share("app-0", 0, 3)
         shares["during"] = world.share("app-0", 4, 7)
         shares["nobody"] = world.share("app-9", 4, 7)
         return {}
 
     leave = Look(at=3.0, look=lambda world: world.fleet().delist(world.fleet().servers[:1]))
-    run(small_world(leave, measure=measure), "none", 0)
+    measure(small_world(leave, measure=note), "none")
     assert shares == {"before": pytest.approx(1 / 3, abs=0.01), "during": 0.0, "nobody": 0.0}

@@ -1,0 +1,57 @@
+"""An instance joins that is cold: ten times as slow until its caches are full."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from resilient.lab.balancing import balancing_scenario
+from resilient.lab.faults import Slow
+from resilient.lab.membership import Join
+from resilient.lab.scenario import Band, Scenario
+
+if TYPE_CHECKING:
+    from resilient.lab.simulation.world import World
+
+__all__ = ["scenario"]
+
+_AT = 3
+_OTHERS = 9
+
+
+def scenario(*, load: float = 0.6, factor: float = 10.0, cold: int = 3, scale: float = 1.0) -> Scenario:
+    """The tenth instance joins at second 3 and is `factor` times as slow as the others for `cold` seconds.
+
+    `load` is the share of what ten of them can do.
+    """
+    warm = _AT + cold
+
+    def measure(world: World) -> Mapping[str, float | None]:
+        newcomer = world.fleet().servers[-1].instance.id
+        return {
+            "p99.joining": world.recording.p99(_AT),
+            "share.cold": world.share(newcomer, _AT, warm),
+            "share.warm": world.share(newcomer, warm + 2, warm + 7),
+        }
+
+    return balancing_scenario(
+        name="cold-start",
+        title="Cold start",
+        source="Finagle's balancersim (its cold start); Envoy, slow start mode",
+        naive="The newcomer gets an equal share at once, and its queue grows past the timeout.",
+        good=(
+            "Its first answers say that it is slow: it gets little until it is quick, and its share within seconds of "
+            "that. Weights that grow with age (slow start) would do so without its having to hurt anybody first."
+        ),
+        load=load * (_OTHERS + 1) / _OTHERS,
+        scale=scale,
+        instances=_OTHERS,
+        duration=float(warm + 8),
+        warmup=2.0,
+        faults=[Join(at=_AT, joining=[Slow(factor=factor, seconds=cold)])],
+        trigger=(_AT, warm),
+        measure=measure,
+        policies=("none", "retry3", "least-request", "peak-ewma", "default"),
+        primary=("success.during", "p99.joining", "p99.during", "share.cold", "share.warm"),
+        bands=[],
+    )

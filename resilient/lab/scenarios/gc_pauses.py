@@ -1,0 +1,56 @@
+"""Every instance stands still now and then, for longer than callers wait."""
+
+from __future__ import annotations
+
+from resilient.balancing import Ejection
+from resilient.lab.balancing import balancing_scenario
+from resilient.lab.contenders import by_name, changed
+from resilient.lab.episodes import Pauses
+from resilient.lab.scenario import Scenario
+
+__all__ = ["scenario"]
+
+_AT = 4.0
+_SECONDS = 10.0
+
+
+def scenario(
+    *,
+    load: float = 0.75,
+    shortest: float = 0.2,
+    longest: float = 2.0,
+    every: float = 4.0,
+    duration: float = 20.0,
+    scale: float = 3.0,
+) -> Scenario:
+    """Each instance stops for `shortest` to `longest` seconds, about `every` seconds after the last time, for a while.
+
+    The last pause begins at second 12 and ends by second 14.
+    """
+    return balancing_scenario(
+        name="gc-pauses",
+        title="Pauses of the garbage collector",
+        source="Brooker: Garbage Collection and Metastability (2024)",
+        naive=(
+            "Calls that met a pause time out at the same moment and are sent again, while the server still works on "
+            "the first ones: together more than all can do, so that later calls time out though nobody pauses."
+        ),
+        good=(
+            "Few retries, and instances that are left alone no longer than they pause. The default's ejection takes "
+            "half of the fleet away for 5 s and more, and what is left cannot carry the load: five calls that fail in "
+            "one pause are one piece of news, not five. Ejections that begin with 1 s (`brief-ejection`) avoid that."
+        ),
+        load=load,
+        scale=scale,
+        duration=duration,
+        warmup=2.0,
+        faults=[Pauses(at=_AT, seconds=_SECONDS - longest, length=shortest, longest=longest, every=every)],
+        trigger=(_AT, _AT + _SECONDS),
+        contenders=by_name(
+            changed("brief-ejection", ejection=Ejection(duration=1.0)),
+            changed("no-ejection", ejection=None),
+        ),
+        policies=("none", "retry1", "retry3", "least-request", "peak-ewma", "default", "brief-ejection"),
+        primary=("success.after", "success.during", "recovery", "p99.during", "amplification", "wasted"),
+        bands=[],
+    )

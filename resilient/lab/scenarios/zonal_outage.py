@@ -1,0 +1,69 @@
+"""One of three zones falls silent, and discovery lists it until its leases run out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from resilient.lab.balancing import balancing_scenario
+from resilient.lab.faults import BlackHole, Fault, Partition
+from resilient.lab.membership import Delisting
+from resilient.lab.scenario import Band, Scenario
+from resilient.lab.world.job import Errand
+
+__all__ = ["scenario"]
+
+_ZONES = ("a", "b", "c")
+_LOST = "c"
+_AT = 8.0
+
+
+def scenario(
+    *,
+    load: float = 0.6,
+    ttl: float = 5.0,
+    outage: float = 12.0,
+    partition: bool = False,
+    duration: float = 32.0,
+    scale: float = 4.0,
+) -> Scenario:
+    """Zone c answers nothing for `outage` seconds from second 8 on; discovery knows it `ttl` seconds later.
+
+    With `partition` it is cut off instead, its callers too, and discovery is not told at all.
+    """
+    faults: Sequence[Fault] = (
+        [Partition(at=_AT, seconds=outage, zone=_LOST)]
+        if partition
+        else [
+            BlackHole(at=_AT, seconds=outage, zone=_LOST),
+            Delisting(at=_AT + ttl, seconds=outage, zone=_LOST),
+        ]
+    )
+    return balancing_scenario(
+        name="zonal-outage",
+        title="Zonal outage",
+        source="Weiss, Furr: Static stability using Availability Zones (Amazon Builders' Library)",
+        naive="A third of the calls goes into silence, each for a whole timeout, until discovery takes the zone away.",
+        good=(
+            "Silent instances are left out after a handful of timeouts, seconds before discovery knows; what they held "
+            "up is sent again elsewhere. The survivors have to carry half as much again, which is what spare capacity "
+            "is for."
+        ),
+        instances=9,
+        clients=9,
+        zones=_ZONES,
+        client_zones=_ZONES,
+        group=_zone,
+        load=load,
+        scale=scale,
+        duration=duration,
+        warmup=2.0,
+        faults=faults,
+        trigger=(_AT, _AT + outage),
+        policies=("none", "retry3", "least-request", "peak-ewma", "default"),
+        primary=("success.during", "goodput.during", "p99.during", "amplification"),
+        bands=[],
+    )
+
+
+def _zone(errand: Errand) -> str:
+    return f"zone-{errand.zone}"
