@@ -44,9 +44,10 @@ docs: $(VENV)/.dev ## Build the documentation into site/; a broken link is an er
 examples: $(VENV)/.dev ## Run every example of the README, the docs and the docstrings
 	$(BIN)/pytest README.md docs resilient
 
-bench: $(BENCH)/.bench ## Measure the overhead of a call, ours and our peers', and of a request over sockets
+bench: $(BENCH)/.bench ## Measure the overhead of a call, ours and our peers', of a request over sockets, and the lab
 	$(BENCH)/bin/python -m benchmarks.overhead
 	$(BENCH)/bin/python -m benchmarks.http_client
+	$(BENCH)/bin/python -m benchmarks.lab
 
 lab: $(VENV)/.dev ## Play every scenario of the lab with ten seeds; check its bands, the simulator, and the golden report
 	$(BIN)/python -m resilient.lab.theory
