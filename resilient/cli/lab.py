@@ -332,3 +332,11 @@ def replay(
 def _differing(one: Run, other: Run) -> list[str]:
     both = [(one.metrics, other.metrics), (one.series, other.series)]
     return sorted({name for old, new in both for name in {*old, *new} if old.get(name) != new.get(name)})
+
+
+@lab.command()
+def verify() -> None:
+    """Prove that this machine simulates as every other does: the same seeds, the same bytes; under a minute."""
+    from resilient.lab.verify import main
+
+    raise typer.Exit(main([]))

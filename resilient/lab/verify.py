@@ -25,7 +25,9 @@ from typing import cast, final
 
 from resilient.call import Priority
 from resilient.lab.arrivals import bursts, poisson
-from resilient.lab.faults import Corruption, Crash, Fail, Fault, Partition, Pauses, Rolling, SilentReplies, Slow, Stop
+from resilient.lab.episodes import Pauses
+from resilient.lab.faults import Corruption, Crash, Fail, Fault, Partition, SilentReplies, Slow, Stop
+from resilient.lab.membership import Rolling
 from resilient.lab.results import canonical
 from resilient.lab.scenario import Load, OpenLoop, Scenario, Tier, Users, Zipf
 from resilient.lab.simulation.run import Mode, run
