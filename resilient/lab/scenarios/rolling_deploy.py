@@ -55,7 +55,31 @@ def scenario(
         measure=_measure,
         policies=("none", "retry3", "least-request", "peak-ewma", "default"),
         primary=("success.during", "refused", "failures.peak", "duplicates", "amplification"),
-        bands=[],
+        bands=[
+            Band(
+                policy="none", metric="success.during", low=0.96, high=0.97, why="theory: 1 - 1/10 * 2 s / 6 s = 0.967"
+            ),
+            Band(policy="none", metric="failures.peak", low=50, high=80, why="a tenth of 600 a second"),
+            Band(
+                policy="least-request",
+                metric="success.during",
+                high=0.998,
+                of="none",
+                why="who fails at once is never busy",
+            ),
+            Band(policy="peak-ewma", metric="success.during", low=0.995),
+            Band(policy="retry3", metric="success.during", low=0.9995),
+            Band(
+                policy="default",
+                metric="success.during",
+                low=0.998,
+                high=0.9999,
+                why="writes in progress are not repeated",
+            ),
+            Band(policy="default", metric="refused", high=0.1, of="none"),
+            Band(policy="default", metric="failures.peak", high=12),
+            Band(policy="default", metric="duplicates", high=0),
+        ],
     )
 
 

@@ -61,7 +61,20 @@ def scenario(
         trigger=(_AT, _AT + outage),
         policies=("none", "retry3", "least-request", "peak-ewma", "default"),
         primary=("success.during", "goodput.during", "p99.during", "amplification"),
-        bands=[],
+        bands=[
+            Band(
+                policy="none", metric="success.during", low=0.85, high=0.872, why="theory: 1 - 1/3 * 5 s / 12 s = 0.861"
+            ),
+            Band(policy="retry3", metric="success.during", low=0.99),
+            Band(policy="retry3", metric="p99.during", low=2.0, why="a ninth of the calls is in silence twice"),
+            Band(policy="retry3", metric="amplification", low=1.04, high=1.09),
+            Band(policy="least-request", metric="success.during", low=0.93, high=0.97),
+            Band(policy="peak-ewma", metric="success.during", low=0.945, high=0.975),
+            Band(policy="default", metric="success.during", low=0.999),
+            Band(policy="default", metric="goodput.during", low=1.12, of="none", why="1 / 0.861, less what waits"),
+            Band(policy="default", metric="p99.during", low=1.0, high=1.4, why="one timeout, and then elsewhere"),
+            Band(policy="default", metric="amplification", high=1.02),
+        ],
     )
 
 
