@@ -50,7 +50,26 @@ def scenario(
         contenders={"resolve-once": Stack(name="resolve-once", make=_resolve_once, reckless=True, tells=False)},
         policies=("none", "retry3", "resolve-once", "least-request", "peak-ewma", "default"),
         primary=("success", "astray", "refused", "p99", "amplification"),
-        bands=[],
+        bands=[
+            Band(policy="none", metric="success", low=0.94, high=0.96, why="theory: 1 - 1/10 * 0.5 s / 1 s = 0.95"),
+            Band(policy="none", metric="astray", high=0),
+            Band(policy="retry3", metric="success", low=0.999),
+            Band(
+                policy="resolve-once",
+                metric="success",
+                low=0.28,
+                high=0.33,
+                why="theory: (1 + 0.9 + ... + 0.1) s / 18 s",
+            ),
+            Band(policy="resolve-once", metric="astray", low=1000, why="so the count does count"),
+            Band(
+                policy="least-request", metric="success", high=0.998, of="none", why="who fails at once is never busy"
+            ),
+            Band(policy="peak-ewma", metric="success", low=0.985),
+            Band(policy="peak-ewma", metric="astray", high=0),
+            Band(policy="default", metric="success", low=0.995),
+            Band(policy="default", metric="astray", high=0),
+        ],
     )
 
 

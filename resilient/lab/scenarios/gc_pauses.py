@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
+
 from resilient.balancing import Ejection
 from resilient.lab.balancing import balancing_scenario
 from resilient.lab.contenders import by_name, changed
 from resilient.lab.episodes import Pauses
-from resilient.lab.scenario import Scenario
+from resilient.lab.scenario import Band, Scenario
 
 __all__ = ["scenario"]
 
@@ -52,5 +54,17 @@ def scenario(
         ),
         policies=("none", "retry1", "retry3", "least-request", "peak-ewma", "default", "brief-ejection"),
         primary=("success.after", "success.during", "recovery", "p99.during", "amplification", "wasted"),
-        bands=[],
+        bands=[
+            Band(policy="none", metric="success.during", low=0.7, high=0.88),
+            Band(policy="none", metric="recovery", high=1, why="it adds nothing to the load"),
+            Band(
+                policy="retry1", metric="recovery", low=math.inf, why="two attempts a call are 1.5 times the capacity"
+            ),
+            Band(policy="retry3", metric="recovery", low=math.inf, why="four attempts a call are 3 times"),
+            Band(policy="retry3", metric="amplification", low=1.7),
+            Band(policy="least-request", metric="success.after", low=0.99),
+            Band(policy="peak-ewma", metric="success.after", low=0.98),
+            Band(policy="default", metric="success.after", high=0.75, of="none", why="half of the fleet is left out"),
+            Band(policy="brief-ejection", metric="success.after", low=1.3, of="default"),
+        ],
     )

@@ -44,5 +44,26 @@ def scenario(
         trigger=(_AT, _AT + outage),
         policies=("none", "retry3", "least-request", "peak-ewma", "default"),
         primary=("success.during", "p99.during", "success.after", "recovery", "amplification"),
-        bands=[],
+        bands=[
+            Band(policy="none", metric="success.during", low=0.49, high=0.51),
+            Band(
+                policy="retry3",
+                metric="success.during",
+                low=0.965,
+                high=0.985,
+                why="1 - 5/10 * 4/9 * 3/8 * 2/7 = 0.976",
+            ),
+            Band(
+                policy="least-request",
+                metric="success.during",
+                high=0.97,
+                of="none",
+                why="who fails at once is never busy",
+            ),
+            Band(policy="peak-ewma", metric="success.during", low=0.73, high=0.83),
+            Band(policy="default", metric="success.during", low=0.998),
+            Band(policy="default", metric="p99.during", high=0.075),
+            Band(policy="default", metric="amplification", high=1.03),
+            Band(policy="default", metric="recovery", high=1),
+        ],
     )

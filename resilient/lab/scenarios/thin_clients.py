@@ -45,5 +45,14 @@ def scenario(*, load: float = 0.7, factor: float = 6.0, clients: int = 100, dura
         measure=measure,
         policies=("none", "retry3", "least-request", "peak-ewma", "default"),
         primary=("success", "p99", "p50", "share.slow", "amplification"),
-        bands=[],
+        bands=[
+            Band(policy="none", metric="success", low=0.89, high=0.91, why="a tenth goes to the slow ones"),
+            Band(policy="retry3", metric="p99", low=1.0, high=1.3, why="a timeout, and then elsewhere"),
+            Band(policy="least-request", metric="success", low=0.95, high=0.985),
+            Band(policy="least-request", metric="share.slow", low=0.02, high=0.045),
+            Band(policy="peak-ewma", metric="success", low=0.998),
+            Band(policy="default", metric="success", low=0.999),
+            Band(policy="default", metric="p99", high=0.08),
+            Band(policy="default", metric="share.slow", high=0.015),
+        ],
     )
