@@ -49,13 +49,12 @@ bench: $(BENCH)/.bench ## Measure the overhead of a call, ours and our peers', o
 	$(BENCH)/bin/python -m benchmarks.http_client
 	$(BENCH)/bin/python -m benchmarks.lab
 
-lab: $(VENV)/.dev ## Play every scenario of the lab with ten seeds; check its bands, the simulator, and the golden report
+lab: $(VENV)/.dev ## Play every scenario of the lab with ten seeds; check bands, simulator and golden report
 	$(BIN)/python -m resilient.lab.theory
 	$(BIN)/python -m benchmarks.lab_suite --page site-lab/report.html
 
-golden: $(VENV)/.dev ## Write the lab's golden report, its catalogue, and the tables of the defaults anew
+golden: $(VENV)/.dev ## Write the lab's golden report and its catalogue anew
 	$(BIN)/python -m benchmarks.lab_suite --write --page site-lab/report.html
-	$(BIN)/python -m benchmarks.defaults --markdown > benchmarks/results/defaults.md
 
 lock: .venv-lock/.lock ## Pin the newest versions of all dependencies in requirements/
 	$(COMPILE) pyproject.toml --extra config --extra demo --extra httpx2 --extra lab --group dev -o requirements/dev.txt
