@@ -22,6 +22,7 @@ import math
 import sys
 import threading
 import time
+from abc import ABC, abstractmethod
 from asyncio import current_task
 from collections.abc import Awaitable, Callable
 from contextvars import Context, ContextVar, copy_context
@@ -59,7 +60,7 @@ class _Entry:
     task: asyncio.Task[Any] | None
 
 
-class Alarm:
+class Alarm(ABC):
     """Something that is to begin at `when`, on the loop's own clock, unless `task` gets on without it.
 
     `ring` is called then, as a callback of the loop, in the context that the alarm was made in. Whoever does not need
@@ -73,9 +74,9 @@ class Alarm:
         self.task: asyncio.Task[Any] | None = task
         self.context: Context | None = copy_context()
 
+    @abstractmethod
     def ring(self) -> None:
         """Begin what was to begin."""
-        raise NotImplementedError
 
 
 class _Item(NamedTuple):
