@@ -174,7 +174,7 @@ def test_an_interval_has_the_unit_of_its_value_and_decimals_as_it_deserves(value
     assert interval_texts(value, low, high, unit) == expected
 
 
-@given(st.just(0.0) | st.floats(1e-9, 1e6), st.floats(1e-3, 1), st.floats(1e-3, 1))  # nothing measures less
+@given(st.just(0.0) | st.floats(1e-300, 1e6), st.floats(1e-3, 1), st.floats(1e-3, 1))  # powers of ten end at 1e-323
 def test_an_interval_that_excludes_zero_is_not_written_as_if_it_held_it(value, below, above):
     low, high = value * below, value * (1 + above)
     _, interval = interval_texts(value, low, high)
