@@ -6,11 +6,11 @@ from collections.abc import Sequence
 
 from benchmarks.reporting import table
 from resilient.lab.bench.bands import Finding
-from resilient.lab.findings import headline
-from resilient.lab.measures import measure_of
+from resilient.lab.reporting.findings import headline
+from resilient.lab.reporting.measures import measure_of
+from resilient.lab.reporting.statistics import estimate
 from resilient.lab.results import Results, Run
 from resilient.lab.scenario import Scenario
-from resilient.lab.statistics import estimate
 
 __all__ = ["catalogue"]
 

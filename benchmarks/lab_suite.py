@@ -25,11 +25,11 @@ from resilient.lab.bench.bands import judge
 from resilient.lab.bench.collecting import collect
 from resilient.lab.bench.playing import Job, play_all
 from resilient.lab.bench.references import make_scenario
-from resilient.lab.comparison import compare
-from resilient.lab.page import page
+from resilient.lab.reporting.comparison import compare
+from resilient.lab.reporting.page import page
+from resilient.lab.reporting.terminal import show_comparison
 from resilient.lab.results import Results, Run
 from resilient.lab.scenarios import names
-from resilient.lab.terminal import show_comparison
 
 __all__ = ["GOLDEN", "main"]
 

@@ -15,15 +15,15 @@ from resilient.lab.bench.bands import judge as judge_bands
 from resilient.lab.bench.collecting import collect
 from resilient.lab.bench.playing import Job, play, play_all
 from resilient.lab.bench.references import find_policy, knobs_of, make_scenario, parse_knobs, parse_range
-from resilient.lab.comparison import compare as compare_results
-from resilient.lab.gate import judge as judge_rules
-from resilient.lab.gate import read_rules
-from resilient.lab.page import page
+from resilient.lab.reporting.comparison import compare as compare_results
+from resilient.lab.reporting.gate import judge as judge_rules
+from resilient.lab.reporting.gate import read_rules
+from resilient.lab.reporting.page import page
+from resilient.lab.reporting.terminal import show_comparison, show_judgements, show_results
 from resilient.lab.results import Results, Run
 from resilient.lab.scenario import Scenario
 from resilient.lab.scenarios import names
 from resilient.lab.simulation.world import Mode
-from resilient.lab.terminal import show_comparison, show_judgements, show_results
 
 __all__ = ["lab"]
 
@@ -198,7 +198,7 @@ def _write(results: Results, folder: Path) -> None:
     report = folder / "report.html"
     report.write_text(page(results, file=file).html(), encoding="utf-8")
     try:
-        from resilient.lab.picture import write_pngs
+        from resilient.lab.reporting.picture import write_pngs
 
         write_pngs(results, folder)
     except ModuleNotFoundError as error:

@@ -14,10 +14,10 @@ from rich.table import Table
 
 from resilient.lab.bench.collecting import versions
 from resilient.lab.bench.playing import Job
-from resilient.lab.measures import measure_of
-from resilient.lab.picture import new_figure
+from resilient.lab.reporting.measures import measure_of
+from resilient.lab.reporting.picture import new_figure
+from resilient.lab.reporting.statistics import Estimate, estimate_of
 from resilient.lab.results import Run
-from resilient.lab.statistics import Estimate, estimate_of
 
 __all__ = ["Sweep", "draw_sweep", "show_sweep"]
 

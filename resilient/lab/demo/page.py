@@ -26,8 +26,8 @@ from resilient.lab.demo.live import TITLES
 from resilient.lab.demo.script import ATTEMPTS, Settings
 from resilient.lab.demo.server import TTL
 from resilient.lab.demo.verdict import FIGURES, Condition, caution_of
+from resilient.lab.drawing.report import Band, Column, Line, Marker, Page, Plot, Section, Stat, Table, Text
 from resilient.lab.metrics import series
-from resilient.lab.report import Band, Column, Line, Marker, Page, Plot, Section, Stat, Table, Text
 
 __all__ = ["page"]
 

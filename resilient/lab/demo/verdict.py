@@ -6,8 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, final
 
-from resilient.lab.axis import quantity
 from resilient.lab.demo.evidence import Evidence
+from resilient.lab.drawing.axis import quantity
 
 __all__ = ["FIGURES", "LEAST_IN_TIME", "Condition", "Figure", "caution_of", "judge"]
 

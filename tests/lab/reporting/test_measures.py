@@ -7,8 +7,8 @@ from string import Formatter
 
 import pytest
 
-from resilient.lab.axis import FACTOR
-from resilient.lab.measures import NEVER, in_order, measure_of
+from resilient.lab.drawing.axis import FACTOR
+from resilient.lab.reporting.measures import NEVER, in_order, measure_of
 
 EVERY = [
     "recovery", "success", "goodput", "mean", "p50", "p99", "p999", "max", "amplification", "wasted", "duplicates",

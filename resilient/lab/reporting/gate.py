@@ -37,11 +37,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import final
 
-from resilient.lab.axis import quantity
+from resilient.lab.drawing.axis import quantity
 from resilient.lab.fields import BadFile, Field, read_file
-from resilient.lab.measures import Measure, measure_of
+from resilient.lab.reporting.measures import Measure, measure_of
+from resilient.lab.reporting.statistics import Difference, Estimate, estimate, paired_values, values_of
 from resilient.lab.results import Results
-from resilient.lab.statistics import Difference, Estimate, estimate, paired_values, values_of
 
 __all__ = ["BadFile", "Judgement", "Rule", "judge", "read_rules"]
 

@@ -6,12 +6,12 @@ import os
 from collections.abc import Sequence
 from typing import Final
 
-from resilient.lab.findings import findings, headline, overall, worst_seed
-from resilient.lab.measures import in_order, measure_of
-from resilient.lab.panels import panels
-from resilient.lab.report import Block, Cell, Column, Listing, Page, Points, Section, Table, Text
+from resilient.lab.drawing.report import Block, Cell, Column, Listing, Page, Points, Section, Table, Text
+from resilient.lab.reporting.findings import findings, headline, overall, worst_seed
+from resilient.lab.reporting.measures import in_order, measure_of
+from resilient.lab.reporting.panels import panels
+from resilient.lab.reporting.statistics import LEAST, estimate
 from resilient.lab.results import Results, ScenarioFacts, replay_command
-from resilient.lab.statistics import LEAST, estimate
 
 __all__ = ["page"]
 

@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Final, Literal, final
 
-from resilient.lab.axis import FACTOR, interval_texts, quantity
+from resilient.lab.drawing.axis import FACTOR, interval_texts, quantity
 
 __all__ = ["NEVER", "Measure", "in_order", "measure_of"]
 

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from resilient.lab.page import page
-from resilient.lab.report import Cell, Listing, Points, Table, Text
+from resilient.lab.drawing.report import Cell, Listing, Points, Table, Text
+from resilient.lab.reporting.page import page
+from tests.lab.drawing.test_report import NASTY, Reader
 from tests.lab.samples import made, run, sample
-from tests.lab.test_report import NASTY, Reader
 
 
 @pytest.fixture(scope="module")

@@ -36,7 +36,7 @@ from operator import itemgetter
 from statistics import NormalDist
 from typing import Any, Final, final
 
-from resilient.lab.measures import NEVER, Measure, measure_of
+from resilient.lab.reporting.measures import NEVER, Measure, measure_of
 from resilient.lab.results import Results, Run
 
 __all__ = [
@@ -224,6 +224,7 @@ def _interval(values: tuple[float, ...], statistic: Callable[[Sequence[float]], 
 @lru_cache(maxsize=64)
 def _resamples(size: int) -> Sequence[Callable[[Sequence[float]], Any]]:
     # Which of them are drawn, for every sample of this size: common random numbers here too.
+    # Their seed names no module: it stays what it is, or every interval ever printed would change.
     chance = random.Random(f"resilient.lab.statistics {size}")
     return [itemgetter(*chance.choices(range(size), k=size)) for _ in range(_RESAMPLES)]
 

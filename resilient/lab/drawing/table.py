@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from html import escape
 from typing import Literal, final
 
-from resilient.lab.axis import column_texts
-from resilient.lab.chart import Marks
+from resilient.lab.drawing.axis import column_texts
+from resilient.lab.drawing.chart import Marks
 
 __all__ = ["Cell", "Column", "Table", "draw"]
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from resilient.lab.comparison import compare
+from resilient.lab.reporting.comparison import compare
 from resilient.lab.results import Results, ScenarioFacts
 from tests.lab.samples import made, run, sample
 

@@ -14,7 +14,7 @@ from html import escape
 from itertools import count
 from typing import final
 
-from resilient.lab.axis import Axis, linear_axis, log_axis, quantity, time_axis
+from resilient.lab.drawing.axis import Axis, linear_axis, log_axis, quantity, time_axis
 
 __all__ = [
     "COLOURS",

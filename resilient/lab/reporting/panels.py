@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from itertools import zip_longest
 from typing import Final, TypeAlias, final
 
-from resilient.lab.axis import FACTOR
-from resilient.lab.chart import Band, Line, Plot
+from resilient.lab.drawing.axis import FACTOR
+from resilient.lab.drawing.chart import Band, Line, Plot
 from resilient.lab.results import Results, Run
 
 __all__ = ["OFFERED", "panels"]

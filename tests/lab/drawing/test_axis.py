@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from resilient.lab.axis import FACTOR, column_texts, interval_texts, linear_axis, log_axis, quantity, time_axis
+from resilient.lab.drawing.axis import FACTOR, column_texts, interval_texts, linear_axis, log_axis, quantity, time_axis
 
 
 def labels(axis) -> list[str]:

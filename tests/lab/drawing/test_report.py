@@ -9,8 +9,8 @@ from itertools import combinations, pairwise
 
 import pytest
 
-from resilient.lab.chart import choose_colours
-from resilient.lab.report import (
+from resilient.lab.drawing.chart import choose_colours
+from resilient.lab.drawing.report import (
     Band,
     Cell,
     Column,
@@ -328,7 +328,7 @@ def lab(rgb: list[float]) -> list[float]:
 
 
 def palettes() -> list[dict[str, str]]:
-    css = files("resilient.lab").joinpath("report.css").read_text(encoding="utf-8")
+    css = files("resilient.lab.drawing").joinpath("report.css").read_text(encoding="utf-8")
     themes = re.findall(r":root \{(.*?)\}", css, flags=re.DOTALL)
     return [dict(re.findall(r"--([a-z0-9]+): (#[0-9a-f]{6});", theme)) for theme in themes]
 

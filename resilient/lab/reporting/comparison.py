@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import final
 
-from resilient.lab.measures import in_order, measure_of
+from resilient.lab.reporting.measures import in_order, measure_of
+from resilient.lab.reporting.statistics import Difference, Estimate, estimate, paired_values, values_of
 from resilient.lab.results import Key, Results
-from resilient.lab.statistics import Difference, Estimate, estimate, paired_values, values_of
 
 __all__ = ["Change", "Comparison", "compare"]
 

@@ -6,8 +6,8 @@ import re
 
 import pytest
 
-from resilient.lab import gate
-from resilient.lab.gate import BadFile, Rule, judge, read_rules
+from resilient.lab.reporting import gate
+from resilient.lab.reporting.gate import BadFile, Rule, judge, read_rules
 from tests.lab.samples import made, run, sample
 
 SIX = range(6)

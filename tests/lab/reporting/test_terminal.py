@@ -9,10 +9,10 @@ from dataclasses import replace
 import pytest
 from rich.console import Console
 
-from resilient.lab.comparison import compare
-from resilient.lab.gate import Rule, judge
+from resilient.lab.reporting.comparison import compare
+from resilient.lab.reporting.gate import Rule, judge
+from resilient.lab.reporting.terminal import show_comparison, show_judgements, show_results
 from resilient.lab.results import Results
-from resilient.lab.terminal import show_comparison, show_judgements, show_results
 from tests.lab.samples import made, run, sample
 
 LONG = "my_company.policies:careful"

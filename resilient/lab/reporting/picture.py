@@ -14,9 +14,9 @@ from pathlib import Path
 from textwrap import wrap
 from typing import Any, Final
 
-from resilient.lab.chart import COLOURS, Line, Plot, choose_colours, time_axis_of, value_axis_of
-from resilient.lab.findings import headline
-from resilient.lab.panels import OFFERED, panels
+from resilient.lab.drawing.chart import COLOURS, Line, Plot, choose_colours, time_axis_of, value_axis_of
+from resilient.lab.reporting.findings import headline
+from resilient.lab.reporting.panels import OFFERED, panels
 from resilient.lab.results import Results
 
 __all__ = ["PALETTE", "draw_png", "write_pngs"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from resilient.lab.page import page
+from resilient.lab.reporting.page import page
 from tests.lab.samples import POLICIES, sample
 from tests.servers.chromium import Chromium
 

@@ -11,7 +11,7 @@ from importlib.resources import files
 import pytest
 from matplotlib.image import imread
 
-from resilient.lab.picture import PALETTE, draw_png, write_pngs
+from resilient.lab.reporting.picture import PALETTE, draw_png, write_pngs
 from tests.lab.samples import made, run, sample
 
 
@@ -66,7 +66,7 @@ def test_the_same_results_are_the_same_picture():
 
 
 def test_the_colours_are_those_of_the_page():
-    css = files("resilient.lab").joinpath("report.css").read_text(encoding="utf-8")
+    css = files("resilient.lab.drawing").joinpath("report.css").read_text(encoding="utf-8")
     light = dict(re.findall(r"--([a-z0-9]+): (#[0-9a-f]{6});", css[: css.index("@media")]))
     assert {name: light[name] for name in PALETTE} == PALETTE
 
@@ -76,14 +76,14 @@ def python(code: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_matplotlib_is_loaded_only_for_a_picture():
-    code = "import sys, resilient.lab.picture, resilient.lab.page; sys.exit('matplotlib' in sys.modules)"
+    code = "import sys; from resilient.lab.reporting import page, picture; sys.exit('matplotlib' in sys.modules)"
     assert python(code).returncode == 0
 
 
 def test_without_matplotlib_the_error_names_the_extra():
     code = (
         "import sys; sys.modules['matplotlib'] = None\n"
-        "from resilient.lab.picture import draw_png\n"
+        "from resilient.lab.reporting.picture import draw_png\n"
         "draw_png(None, 'any')\n"
     )
     error = python(code).stderr.splitlines()[-1]
@@ -93,7 +93,7 @@ def test_without_matplotlib_the_error_names_the_extra():
 def test_a_display_is_not_needed_and_the_users_backend_is_left_alone():
     code = (
         "import matplotlib; matplotlib.use('svg')\n"
-        "from resilient.lab.picture import draw_png\n"
+        "from resilient.lab.reporting.picture import draw_png\n"
         "from tests.lab.samples import sample\n"
         "draw_png(sample(seeds=1), 'recovery-herd')\n"
         "assert matplotlib.get_backend() == 'svg'\n"

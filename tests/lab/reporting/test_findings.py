@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from resilient.lab.findings import findings, headline, overall, worst_seed
+from resilient.lab.reporting.findings import findings, headline, overall, worst_seed
 from resilient.lab.results import ScenarioFacts
 from tests.lab.samples import made, run, sample
 

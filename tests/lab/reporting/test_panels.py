@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from resilient.lab.chart import Band
-from resilient.lab.panels import panels
+from resilient.lab.drawing.chart import Band
+from resilient.lab.reporting.panels import panels
 from resilient.lab.results import ScenarioFacts
 from tests.lab.samples import made, run, sample
 

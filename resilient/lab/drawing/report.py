@@ -4,7 +4,7 @@ It needs no network, no script and no other file, is read in light and in dark, 
 in words what its charts show. What belongs to a label can be switched off and on. It knows nothing of what it reports:
 
 ```python
-from resilient.lab.report import Band, Line, Page, Plot, Section
+from resilient.lab.drawing.report import Band, Line, Page, Plot, Section
 
 page = Page(
     title="An outage",
@@ -37,9 +37,9 @@ from importlib.resources import files
 from itertools import count, groupby
 from typing import TypeAlias, final
 
-from resilient.lab import table
-from resilient.lab.chart import Band, Line, Marker, Marks, Plot, choose_colours, draw
-from resilient.lab.table import Cell, Column, Table
+from resilient.lab.drawing import table
+from resilient.lab.drawing.chart import Band, Line, Marker, Marks, Plot, choose_colours, draw
+from resilient.lab.drawing.table import Cell, Column, Table
 
 __all__ = [
     "Band",
@@ -145,7 +145,7 @@ class Page:
         facts = "".join(
             f"<div><dt>{escape(name)}</dt><dd>{escape(fact)}</dd></div>" for name, fact in self.facts.items()
         )
-        style = files("resilient.lab").joinpath("report.css").read_text(encoding="utf-8")
+        style = files("resilient.lab.drawing").joinpath("report.css").read_text(encoding="utf-8")
         # Which switch is off is known to the style alone: no script.
         style += "".join(
             f"body:has(#show-{number}:not(:checked)) .s{number} {{ display: none; }}\n"

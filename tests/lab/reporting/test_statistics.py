@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from resilient.lab.measures import NEVER, measure_of
-from resilient.lab.statistics import LEAST, _tail, bootstrap, difference, estimate, paired_values
+from resilient.lab.reporting.measures import NEVER, measure_of
+from resilient.lab.reporting.statistics import LEAST, _tail, bootstrap, difference, estimate, paired_values
 from tests.lab.samples import made, run
 
 finite = st.floats(-1e6, 1e6)
@@ -196,7 +196,10 @@ def test_the_same_values_give_the_same_interval(values, chance):
 
 def test_another_process_finds_the_same_intervals():
     """Whatever its hash seed is."""
-    code = "from resilient.lab.statistics import *; print(bootstrap([3, 1, 4, 1, 5], lambda values: sum(values) / 5))"
+    code = (
+        "from resilient.lab.reporting.statistics import bootstrap\n"
+        "print(bootstrap([3, 1, 4, 1, 5], lambda values: sum(values) / 5))"
+    )
     found = {
         subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, env=env).stdout.strip()
         for env in ({"PYTHONHASHSEED": "1"}, {"PYTHONHASHSEED": "2"})

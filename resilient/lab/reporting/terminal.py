@@ -15,12 +15,12 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from resilient.lab.comparison import Change, Comparison
-from resilient.lab.findings import Finding, findings, headline, overall
-from resilient.lab.gate import Judgement
-from resilient.lab.measures import in_order, measure_of
+from resilient.lab.reporting.comparison import Change, Comparison
+from resilient.lab.reporting.findings import Finding, findings, headline, overall
+from resilient.lab.reporting.gate import Judgement
+from resilient.lab.reporting.measures import in_order, measure_of
+from resilient.lab.reporting.statistics import estimate
 from resilient.lab.results import Results
-from resilient.lab.statistics import estimate
 
 __all__ = ["show_comparison", "show_judgements", "show_results"]
 

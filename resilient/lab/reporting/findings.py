@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import final
 
-from resilient.lab.measures import Measure, listed, measure_of
+from resilient.lab.reporting.measures import Measure, listed, measure_of
+from resilient.lab.reporting.statistics import LEAST, Difference, Estimate, difference, estimate, values_of
 from resilient.lab.results import Results
-from resilient.lab.statistics import LEAST, Difference, Estimate, difference, estimate, values_of
 
 __all__ = ["Finding", "findings", "headline", "overall", "worst_seed"]
 

@@ -1,0 +1,1 @@
+"""Drawings that need nothing but a browser: axes, charts, tables, and the page that they stand in."""
