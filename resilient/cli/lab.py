@@ -187,7 +187,8 @@ def run(
         failed = [finding for finding in findings if not finding.holds]
         for finding in failed:
             _console.print(f"✘ {finding}", style="bold red", markup=False)
-        _console.print(f"{len(findings) - len(failed)} of {len(findings)} bands hold.")
+        told = " They are those of the scenario as it is, without --set." if knobs else ""
+        _console.print(f"{len(findings) - len(failed)} of {len(findings)} bands hold.{told}")
         raise typer.Exit(1 if failed else 0)
 
 

@@ -155,7 +155,7 @@ def _wait(world: World) -> Mapping[str, float]:
 
 
 def _queue(servers: int, utilisation: float) -> Law:
-    mean = 1.0
+    mean = 0.01  # a world is sampled once a second: seconds are to be few, and calls many
 
     def scenario(calls: int) -> Scenario:
         tier = Tier(name="it", workers=servers, service_time=Exponential(mean))

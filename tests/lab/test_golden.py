@@ -28,6 +28,8 @@ def _attempts(name: str) -> float:
     return (metrics["calls"] or 0.0) * (metrics["amplification"] or 0.0)
 
 
+pytestmark = pytest.mark.usefixtures("no_cover")  # as in tests/lab/scenarios
+
 SHORT = [name for name in RECORDED.scenarios if _attempts(name) <= _LONGEST]
 
 
