@@ -305,7 +305,7 @@ class WallClockShift(Fault):
 class Suspension(Fault):
     """Everything stands still for `seconds`, callers too: a virtual machine that was suspended with all its processes.
 
-    All clocks leap; whatever was due meanwhile (answers, timeouts, the calls of users) comes at once, in its order.
+    All clocks leap; whatever was due meanwhile (answers, timeouts, the calls of users) comes at once.
     """
 
     def __post_init__(self) -> None:
