@@ -43,6 +43,9 @@ A = TypeVar("A")
 T = TypeVar("T")
 
 _SWEEP = 256
+_OVERSLEPT = 0.25
+"""A limit that speaks this much of its length too late was overslept. Less is the lag of a busy loop, in which what
+does not answer must still be found out."""
 _modules = sys.modules
 _set_ambient, _reset_ambient = ambient.set, ambient.reset
 
@@ -53,7 +56,7 @@ class _Nobody:
 
 @final
 class _Entry:
-    """An attempt that must end by `when`. `task` is None once it ended, or once it was told to."""
+    """An attempt that must end by `when`. `task` is None once it ended, or once it was told to: at `when`, then."""
 
     __slots__ = ("task", "when")  # and no `__init__`: see Call
     when: float
@@ -166,6 +169,7 @@ class _Deadlines:
             else:
                 told[task] = entry
                 entry.task = None
+                entry.when = now
                 task.cancel()
         for _, _, entry in due:
             if isinstance(entry, Alarm) and entry.task is not None:
@@ -238,9 +242,13 @@ def no_time_left(call: Call) -> DeadlineExceeded:
     return DeadlineExceeded(f"{call.name}: no time left to send it", sent=False)
 
 
-def _exceeded(call: Call) -> DeadlineExceeded:
+def _exceeded(call: Call, late: float, length: float) -> DeadlineExceeded:
+    """The error of a limit of `length` seconds that spoke `late`."""
     where = "" if call.instance is None else f" to {call.instance.id}"
-    return DeadlineExceeded(f"{call.name}: no answer within the deadline (attempt {call.attempt}{where})")
+    message = f"{call.name}: no answer within the deadline (attempt {call.attempt}{where})"
+    if late <= _OVERSLEPT * length:
+        return DeadlineExceeded(message)
+    return DeadlineExceeded(f"{message}, which this process noticed {late:.3g} s late", overslept=True)
 
 
 async def send(call: Call, step: Next[T] | None = None) -> T:
@@ -299,7 +307,7 @@ async def limited(call: Call, step: Next[T]) -> T:
         if entry.task is None:
             deadlines.spoken(entry)
             if task.uncancel() <= cancelling and isinstance(error, asyncio.CancelledError):
-                raise _exceeded(call) from error
+                raise _exceeded(call, entry.when - when, remaining) from error
         else:
             entry.task = None
         raise
@@ -334,7 +342,7 @@ async def _limited_by_scope(call: Call, remaining: float, step: Next[T]) -> T:
     task = trio.lowlevel.current_task()
     outer = _enclosing.get()
     when = math.inf
-    scope = trio.CancelScope(deadline=trio.current_time() + remaining)
+    scope = trio.CancelScope(deadline=(ends := trio.current_time() + remaining))
     token = _enclosing.set(_Scope(scope, task, call.deadline))
     if outer is not None and outer.task is task and outer.deadline <= call.deadline:
         # It would end at the same instant, and trio lets the outer one speak. It rests until we have spoken.
@@ -346,4 +354,5 @@ async def _limited_by_scope(call: Call, remaining: float, step: Next[T]) -> T:
         _enclosing.reset(token)
         if outer is not None and when < math.inf:
             outer.scope.deadline = when
-    raise _exceeded(call)
+    # Trio does not say when it spoke: what the step took to unwind is in here too.
+    raise _exceeded(call, trio.current_time() - ends, remaining)

@@ -95,12 +95,15 @@ class DeadlineExceeded(ResilienceError, TimeoutError):
     """The call's deadline passed.
 
     `sent` tells whether anything was invoked: True when an attempt ran out of time (its effect is
-    unknown), False when no time was left before it began (nothing happened).
+    unknown), False when no time was left before it began (nothing happened). `overslept` is True where the caller's
+    own process stood still over the deadline and noticed it much too late: the answer may have come in time, so this
+    says nothing about whoever was called.
     """
 
-    def __init__(self, message: str = "", *, sent: bool = True) -> None:
+    def __init__(self, message: str = "", *, sent: bool = True, overslept: bool = False) -> None:
         super().__init__(message)
         self.sent = sent
+        self.overslept = overslept
 
 
 class OutcomeUnknown(ResilienceError):

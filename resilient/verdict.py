@@ -11,7 +11,7 @@ verdict        effect   blame        repeated        for example
 `FAILED`       unknown  instance     if repeatable   5xx, a timeout, a broken connection
 `OVERLOADED`   unknown  penalty      if repeatable   503
 `REFUSED`      none     penalty      always          429, a refused stream, GOAWAY
-`PENDING`      unknown  nobody       if repeatable   409 with Retry-After under an honoured key
+`PENDING`      unknown  nobody       if repeatable   409 with Retry-After under an honoured key, a timeout overslept
 `UNREACHABLE`  none     instance     always          connection refused
 `LOCAL`        none     nobody       no              a rejection of our own, our own pool
 `CANCELLED`    unknown  nobody       no              the caller went away
@@ -27,7 +27,7 @@ from typing import Any, final
 
 from resilient.errors import DeadlineExceeded, Rejected
 
-__all__ = ["Blame", "Classifier", "Effect", "Outcome", "Repeat", "Verdict", "classify_function"]
+__all__ = ["Blame", "Classifier", "Effect", "Outcome", "Repeat", "Verdict", "classify_function", "verdict_of_timeout"]
 
 
 class Effect(enum.Enum):
@@ -157,9 +157,18 @@ def _own_hint(error: BaseException) -> float | None:
     return hint if isinstance(hint, int | float) else None
 
 
+def verdict_of_timeout(error: DeadlineExceeded) -> Verdict:
+    """Judge a deadline that passed: nobody is to blame where nothing was sent, or where the caller slept over it."""
+    if not error.sent:
+        return Verdict.LOCAL
+    return Verdict.PENDING if error.overslept else Verdict.FAILED
+
+
 def _function_error(error: BaseException) -> Verdict:
     if isinstance(error, Exception):
-        if isinstance(error, Rejected) or (isinstance(error, DeadlineExceeded) and not error.sent):
+        if isinstance(error, DeadlineExceeded):
+            return verdict_of_timeout(error)
+        if isinstance(error, Rejected):
             return Verdict.LOCAL
         if isinstance(error, ConnectionRefusedError):
             return Verdict.UNREACHABLE

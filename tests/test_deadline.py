@@ -455,6 +455,55 @@ def test_a_policy_between_two_limits_of_the_same_instant_sees_the_limit_and_no_c
     assert [type(error) for error in seen] == [DeadlineExceeded, DeadlineExceeded]
 
 
+@pytest.mark.parametrize(("standstill", "overslept"), [(0.0, False), (0.7, False), (0.8, True), (30.0, True)])
+def test_a_limit_that_speaks_late_because_everything_stood_still_says_so(backend, standstill, overslept):
+    """The call is made at 0, everything stands still from 0.5 on, and the deadline is at 1."""
+
+    @Pipeline(Timeout(1.0))
+    async def hangs() -> None:
+        await anyio.sleep(100)
+
+    async def main():
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(stand_still)
+            with pytest.raises(DeadlineExceeded, match="no answer within") as caught:
+                await hangs()
+        assert caught.value.sent
+        assert caught.value.overslept is overslept
+        assert ("noticed" in str(caught.value)) is overslept
+        return current_runtime().now()
+
+    async def stand_still() -> None:
+        await anyio.sleep(0.5)
+        current_runtime().pause(standstill)
+
+    assert virtual_time.run(main, backend=backend) == pytest.approx(max(1.0, 0.5 + standstill))
+
+
+def test_of_two_limits_that_were_overslept_together_both_say_so(backend):
+    seen: list[BaseException] = []
+
+    async def watching(call: Call, nxt: Next[Any]) -> Any:
+        try:
+            return await nxt(call)
+        except BaseException as error:
+            seen.append(error)
+            raise
+
+    @Pipeline(Timeout(1.0), watching, Timeout(1.0))
+    async def stands_still() -> None:
+        current_runtime().pause(30.0)
+        await anyio.sleep(100)
+
+    async def main():
+        with pytest.raises(DeadlineExceeded) as caught:
+            await stands_still()
+        seen.append(caught.value)
+
+    virtual_time.run(main, backend=backend)
+    assert [error.overslept for error in seen if isinstance(error, DeadlineExceeded)] == [True, True]
+
+
 def test_a_call_in_a_call_under_one_deadline_sees_the_limit_and_no_cancellation(backend):
     breaker = CircuitBreaker(minimum_calls=1)
 

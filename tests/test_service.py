@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import AsyncIterator, Sequence
 
@@ -11,8 +12,8 @@ import pytest
 import resilient
 from resilient.balancing import Balancer, RoundRobin
 from resilient.balancing.policy import Balance
-from resilient.context import surroundings, use_runtime
-from resilient.errors import DiscoveryError, NoInstance
+from resilient.context import current_runtime, surroundings, use_runtime
+from resilient.errors import DeadlineExceeded, DiscoveryError, NoInstance
 from resilient.events import Event, InstanceEjected, InstancePicked, SnapshotApplied, SnapshotStale
 from resilient.instance import Instance
 from resilient.policies.circuit_breaker import CircuitBreaker
@@ -153,6 +154,32 @@ def test_an_instance_that_hangs_is_ejected_because_its_timeout_is_inside(backend
     assert [event.instance for event in ejected[:1]] == ["10.0.0.1:80"]
     assert any(isinstance(event, SnapshotApplied) for event in events)
     assert any(isinstance(event, InstancePicked) and event.reason == "elsewhere" for event in events)
+
+
+@pytest.mark.parametrize(("standstill", "blamed"), [(1.0, True), (30.0, False)])
+def test_a_timeout_that_the_caller_slept_through_is_no_instances_fault(backend, standstill, blamed):
+    """Twenty calls are under way when everything stands still, 1.5 s after they began; an attempt may take 2.5 s."""
+    events: list[Event] = []
+    service = Service("orders", THREE, balancer=RoundRobin())
+
+    @service
+    async def ask(instance: Instance) -> None:
+        await anyio.sleep_forever()
+
+    async def caller() -> None:
+        with contextlib.suppress(DeadlineExceeded):
+            await ask()
+
+    async def main():
+        async with service, anyio.create_task_group() as tasks:
+            for _ in range(20):
+                tasks.start_soon(caller)
+            await anyio.sleep(1.5)
+            current_runtime().pause(standstill)
+            await anyio.sleep(5.0)
+
+    virtual_time.run(main, backend=backend, emit=events.append)
+    assert any(isinstance(event, InstanceEjected) for event in events) is blamed
 
 
 def test_a_stream_counts_as_active_until_it_is_over(backend):

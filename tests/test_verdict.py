@@ -60,6 +60,7 @@ def test_what_was_done_is_never_repeated() -> None:
         *[(kind(), Verdict.LOCAL) for kind in REJECTIONS],
         (DeadlineExceeded(sent=False), Verdict.LOCAL),
         (DeadlineExceeded(sent=True), Verdict.FAILED),
+        (DeadlineExceeded(overslept=True), Verdict.PENDING),
         (TimeoutError(), Verdict.FAILED),
         (ConnectionRefusedError(), Verdict.UNREACHABLE),
         (ConnectionResetError(), Verdict.FAILED),

@@ -9,7 +9,7 @@ from resilient.errors import DeadlineExceeded, Rejected
 from resilient.http.body import Body, verdict_on_the_caller
 from resilient.http.hints import retry_after
 from resilient.http.package import package_of
-from resilient.verdict import Classifier, Verdict
+from resilient.verdict import Classifier, Verdict, verdict_of_timeout
 
 __all__ = ["classify_http", "verdict_of_status"]
 
@@ -42,9 +42,11 @@ def _result(response: Any) -> Verdict:
 def _error(error: BaseException) -> Verdict:
     if not isinstance(error, Exception):
         return Verdict.CANCELLED
-    if isinstance(error, Rejected) or (isinstance(error, DeadlineExceeded) and not error.sent):
+    if isinstance(error, Rejected):
         return Verdict.LOCAL
-    return verdict_on_the_caller(error) or _transport_error(error)
+    if (callers := verdict_on_the_caller(error)) is not None:
+        return callers
+    return verdict_of_timeout(error) if isinstance(error, DeadlineExceeded) else _transport_error(error)
 
 
 def _transport_error(error: Exception) -> Verdict:
@@ -98,6 +100,6 @@ classify_http = Classifier(error=_error, result=_result, hint=_hint, on_declares
 
 408, 425 and 5xx are `FAILED`, but 503 `OVERLOADED`; 429 is `REFUSED`; 409 with Retry-After under an honoured key
 `PENDING`; any other 4xx `ANSWERED`. A failed connection is `UNREACHABLE`, a full pool `LOCAL`, an HTTP/2 stream that
-the server refused `REFUSED`, every other transport error `FAILED`. Where the request's own body fails, nobody but the
-caller is to blame: `CANCELLED`.
+the server refused `REFUSED`, every other transport error `FAILED`, a timeout too, unless the caller slept through it:
+`PENDING`. Where the request's own body fails, nobody but the caller is to blame: `CANCELLED`.
 """

@@ -27,6 +27,9 @@ class Timeout(OwnPolicy):
     scopes pass unchanged. What the limit interrupts is the innermost step and the waits of our own policies;
     where a foreign policy stands below, everything from here down.
 
+    A limit that speaks more than a quarter of its length too late was slept through: this process stood still, the
+    answer may have come meanwhile. Its `DeadlineExceeded` is `overslept`, and no instance or breaker is blamed for it.
+
     A plain function cannot be interrupted: there, retries, queues, the HTTP client and the calls made inside honour
     the deadline, and a call that comes too late is not made, but a function that hangs keeps its thread.
 

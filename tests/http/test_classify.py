@@ -53,6 +53,7 @@ def test_other_exceptions():
     assert classify_http.error(CircuitOpen("it")) is Verdict.LOCAL
     assert classify_http.error(DeadlineExceeded("it", sent=False)) is Verdict.LOCAL
     assert classify_http.error(DeadlineExceeded("it")) is Verdict.FAILED
+    assert classify_http.error(DeadlineExceeded("it", overslept=True)) is Verdict.PENDING
     assert classify_http.error(KeyboardInterrupt()) is Verdict.CANCELLED
 
 
