@@ -92,7 +92,7 @@ class Circuit:
     the cool-down doubles, up to a minute (or `cooldown`, if that is longer), and is then lengthened by up to 20 % by
     chance: many circuits that opened together do not all try again together.
 
-    A probe's lease is as long as the first cool-down, so that a call which hangs cannot hold the circuit half-open.
+    A probe holds its place for `lease` seconds at most, so that a call which hangs cannot hold the circuit half-open.
     What such a probe says in the end still counts while the circuit is half-open: where every answer takes longer
     than the lease, nothing would ever be decided otherwise.
     """
@@ -104,6 +104,7 @@ class Circuit:
         "_cooldown",
         "_failure_ratio",
         "_lasting",
+        "_lease",
         "_minimum_calls",
         "_openings",
         "_passed",
@@ -132,6 +133,7 @@ class Circuit:
         slow_ratio: float,
         cooldown: float,
         probes: int,
+        lease: float,
     ) -> None:
         self._failure_ratio = failure_ratio
         self._minimum_calls = minimum_calls
@@ -147,6 +149,7 @@ class Circuit:
         self._slow_ratio = slow_ratio
         self._cooldown = cooldown
         self._probes = probes
+        self._lease = lease
         self._changes: list[Transition] = []
         self._openings = 0
         self._closed_at = -math.inf
@@ -170,7 +173,7 @@ class Circuit:
         self._underway = self._places(now)
         if len(self._underway) + self._passed >= self._probes:
             return None
-        probe = Permit(self.era, now + self._cooldown)
+        probe = Permit(self.era, now + self._lease)
         self._underway.append(probe)
         return probe
 

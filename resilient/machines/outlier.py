@@ -11,6 +11,8 @@ from resilient.machines.circuit import Circuit, CircuitState
 
 __all__ = ["Division", "Ejection", "Suspect"]
 
+_LEAST_LEASE = 5.0
+
 
 class Suspect(Protocol):
     """Somebody with a circuit."""
@@ -66,10 +68,14 @@ class Ejection:
         fails by halves and never five times in a row. It is judged by itself, not against the mean of the others: that
         test is blind as soon as more than a fifth of them is bad. None: shares do not matter.
     `duration`
-        Seconds of the first ejection (5.0); doubled, with jitter, each time an instance fails its trial or fails again
-        soon, up to a minute. Others begin with 30 because they let the whole traffic back in; here one call finds out.
+        Seconds of the first ejection (1.0); doubled, with jitter, each time an instance fails its trial or fails again
+        soon, up to a minute. What stood still for a moment is back soon, or the others have to do its work for long;
+        what stays down is tried ever more seldom. Others begin with 30 because they let the whole traffic back in; here
+        one call finds out.
     `probes`
-        How many calls have to succeed on trial, and how many may run at once meanwhile (1).
+        How many calls have to succeed on trial, and how many may run at once meanwhile (1). One that has no answer
+        after 5 seconds (or `duration`, if that is longer) makes room for another: what answers nothing costs a call
+        with the usual timeout of 2.5 seconds for each trial, not one a second.
     `max_ejected`
         The share of the instances that may be out at once (0.5), rounded down, but always one, and below 1.0 never the
         last one. If most of them fail, it is not the instances, and sending everything to the rest fells those too.
@@ -84,7 +90,7 @@ class Ejection:
     failure_ratio: float | None = 0.5
     minimum_calls: int = 20
     window: float = 10.0
-    duration: float = 5.0
+    duration: float = 1.0
     probes: int = 1
     max_ejected: float = 0.5
     panic: float = 0.5
@@ -118,6 +124,7 @@ class Ejection:
             slow_ratio=math.inf,
             cooldown=self.duration,
             probes=self.probes,
+            lease=max(self.duration, _LEAST_LEASE),
         )
 
     def limit(self, total: int) -> int:

@@ -87,6 +87,7 @@ class CircuitBreaker(Holder):
             slow_ratio=self.slow_ratio,
             cooldown=self.cooldown,
             probes=self.probes,
+            lease=self.cooldown,
         )
         object.__setattr__(self, "_machine", machine)
         for listener in self.listeners:

@@ -18,8 +18,9 @@ from tests.balancing.fleet import instance, snapshot
 RANDOM = Random(0).random
 
 
-def balancing(*names: str, picker=None, name: str = "orders", filters=(), **ejection) -> Balancer:
-    balancer = Balancer(picker or RoundRobin(), ejection=Ejection(**ejection), filters=filters, name=name)
+def balancing(*names: str, picker=None, name: str = "orders", filters=(), duration=5.0, **ejection) -> Balancer:
+    rules = Ejection(duration=duration, **ejection)
+    balancer = Balancer(picker or RoundRobin(), ejection=rules, filters=filters, name=name)
     balancer.apply(snapshot(*names), 0.0, RANDOM)
     return balancer
 

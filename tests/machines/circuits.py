@@ -23,6 +23,7 @@ def circuit(**changes: Any) -> Circuit:
         "slow_ratio": 1.0,
         "cooldown": COOLDOWN,
         "probes": 1,
+        "lease": COOLDOWN,
     }
     return Circuit(**(arguments | changes))
 

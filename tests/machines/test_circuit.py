@@ -115,12 +115,13 @@ def test_a_cancelled_probe_frees_its_place_and_decides_nothing() -> None:
     assert it.state is CLOSED
 
 
-def test_a_hung_probe_is_replaced_when_its_lease_is_over() -> None:
-    it = opened()
+@pytest.mark.parametrize("lease", [2.0, COOLDOWN, 20.0])
+def test_a_hung_probe_is_replaced_when_its_lease_is_over(lease: float) -> None:
+    it = opened(lease=lease)
     call(it, 5.0)
-    assert it.admit(9.75) is None
-    assert it.retry_after(9.75) == 0.25
-    make(it, GOOD, 10.0)
+    assert it.admit(4.75 + lease) is None
+    assert it.retry_after(4.75 + lease) == 0.25
+    make(it, GOOD, 5.0 + lease)
     assert it.state is CLOSED
 
 

@@ -39,6 +39,7 @@ class CircuitAgainstItsHistory(RuleBasedStateMachine):
         slow_ratio=st.sampled_from([0.5, 1.0]),
         cooldown=st.sampled_from([5.0, 20.0, 90.0]),
         probes=st.integers(1, 3),
+        lease=st.sampled_from([2.0, 5.0, 90.0]),
     )
     def begin(self, **configuration: Any) -> None:
         self.it = circuit(**configuration)
@@ -106,7 +107,7 @@ class CircuitAgainstItsHistory(RuleBasedStateMachine):
         assert (permit is not None) == (self.state is CLOSED or (self.state is HALF_OPEN and self.room))
         if permit is None:
             return None
-        ticket = Ticket(permit, self.era, self.now + self.configuration["cooldown"])
+        ticket = Ticket(permit, self.era, self.now + self.configuration["lease"])
         self.tickets.append(ticket)
         if self.state is HALF_OPEN:
             assert permit.expires == ticket.expires

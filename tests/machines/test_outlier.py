@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from itertools import pairwise
 from random import Random
 from typing import Any
 
@@ -78,7 +79,7 @@ def test_nobody_is_nobody() -> None:
 
 
 def test_five_failures_in_a_row_take_one_out_until_its_time_is_over() -> None:
-    ejection = Ejection()
+    ejection = Ejection(duration=5.0)
     members = bad, *rest = fleet(ejection, 3)
     fail(bad, 4)
     assert ejection.divide(members, 0.0).usable == tuple(members)
@@ -124,16 +125,29 @@ def test_failures_spread_over_more_than_the_window_take_nobody_out() -> None:
 
 
 def test_one_success_on_trial_is_enough_to_come_back() -> None:
-    ejection = Ejection()
+    ejection = Ejection(duration=5.0)
     members = bad, _, _ = fleet(ejection, 3)
     fail(bad)
     settle(bad, Judgement.GOOD, now=5.0)
     assert ejection.divide(members, 5.0).usable == tuple(members)
 
 
+def test_what_stood_still_for_a_moment_is_back_soon_and_what_stays_down_is_tried_ever_more_seldom() -> None:
+    ejection = Ejection()
+    bad, *_ = members = fleet(ejection, 3)
+    fail(bad)
+    tried = [ejection.divide(members, 0.0).until]
+    while tried[-1] < 60.0:
+        settle(bad, Judgement.BAD, now=tried[-1])
+        tried.append(ejection.divide(members, tried[-1]).until)
+    assert tried[0] == 1.0
+    assert len(tried) == 6  # after 1, 3, 7, 15, 31 and 63 seconds, and what chance adds
+    assert all(later > 2 * earlier for earlier, later in pairwise(tried))
+
+
 @pytest.mark.parametrize("judgement", [Judgement.BAD, Judgement.TURNED_AWAY])
 def test_a_trial_that_fails_takes_it_out_for_longer(judgement: Judgement) -> None:
-    ejection = Ejection()
+    ejection = Ejection(duration=5.0)
     members = bad, _, _ = fleet(ejection, 3)
     fail(bad)
     settle(bad, judgement, now=5.0)
@@ -147,6 +161,15 @@ def test_somebody_on_trial_stays_there_until_a_probe_decides() -> None:
     settle(bad, Judgement.NOTHING, now=6.0)
     assert bad.circuit.state is CircuitState.HALF_OPEN
     assert ejection.divide(members, 6.0).trial == (bad,)
+
+
+@pytest.mark.parametrize(("duration", "lease"), [(1.0, 5.0), (20.0, 20.0)])
+def test_a_trial_that_hangs_is_not_followed_by_another_each_second(duration: float, lease: float) -> None:
+    bad = Stub(Ejection(duration=duration).circuit())
+    fail(bad)
+    assert bad.circuit.admit(duration) is not None
+    assert bad.circuit.admit(duration + lease - 0.1) is None
+    assert bad.circuit.admit(duration + lease) is not None
 
 
 def test_too_few_healthy_ones_are_a_panic() -> None:

@@ -38,9 +38,9 @@ def scenario(
             "the first ones: together more than all can do, so that later calls time out though nobody pauses."
         ),
         good=(
-            "Few retries, and instances that are left alone no longer than they pause. The default's ejection takes "
-            "half of the fleet away for 5 s and more, and what is left cannot carry the load: five calls that fail in "
-            "one pause are one piece of news, not five. Ejections that begin with 1 s (`brief-ejection`) avoid that."
+            "Few retries, and instances that are left alone no longer than they pause. Five calls that fail in one "
+            "pause are one piece of news, not five; an ejection of 5 s for them (`long-ejection`) takes half of the "
+            "fleet away when all are well again, and what is left cannot carry the load. The default's begins with 1 s."
         ),
         load=load,
         scale=scale,
@@ -49,10 +49,10 @@ def scenario(
         faults=[Pauses(at=_AT, seconds=_SECONDS - longest, length=shortest, longest=longest, every=every)],
         trigger=(_AT, _AT + _SECONDS),
         contenders=by_name(
-            changed("brief-ejection", ejection=Ejection(duration=1.0)),
+            changed("long-ejection", ejection=Ejection(duration=5.0)),
             changed("no-ejection", ejection=None),
         ),
-        policies=("none", "retry1", "retry3", "least-request", "peak-ewma", "default", "brief-ejection"),
+        policies=("none", "retry1", "retry3", "least-request", "peak-ewma", "default", "long-ejection"),
         primary=("success.after", "success.during", "recovery", "p99.during", "amplification", "wasted"),
         bands=[
             Band(policy="none", metric="success.during", low=0.7, high=0.88),
@@ -64,7 +64,13 @@ def scenario(
             Band(policy="retry3", metric="amplification", low=1.7),
             Band(policy="least-request", metric="success.after", low=0.99),
             Band(policy="peak-ewma", metric="success.after", low=0.98),
-            Band(policy="default", metric="success.after", high=0.75, of="none", why="half of the fleet is left out"),
-            Band(policy="brief-ejection", metric="success.after", low=1.3, of="default"),
+            Band(policy="default", metric="success.after", low=0.85),
+            Band(
+                policy="long-ejection",
+                metric="success.after",
+                high=0.8,
+                of="default",
+                why="half of the fleet is left out",
+            ),
         ],
     )
