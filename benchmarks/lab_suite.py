@@ -6,7 +6,7 @@
 The golden report, `benchmarks/results/lab.json`, holds the metrics of every run. A run depends on nothing but its
 scenario, its policy and its seed, so what differs from the report was changed by a change of the code: the suite says
 what, and the tests play a part of it again. With `--write` the report is written anew, and beside it a page and the
-tables that the documentation includes.
+tables that the documentation includes; scenarios that `--only` leaves out stay in it as they are.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from rich.progress import Progress
 
 from benchmarks.catalogue import catalogue
 from resilient.lab.bench.bands import judge
-from resilient.lab.bench.collecting import collect
+from resilient.lab.bench.collecting import collect, facts_of
 from resilient.lab.bench.playing import Job, play_all
 from resilient.lab.bench.references import make_scenario
 from resilient.lab.reporting.comparison import compare
@@ -31,10 +31,10 @@ from resilient.lab.reporting.terminal import show_comparison
 from resilient.lab.results import Results, Run
 from resilient.lab.scenarios import names
 
-__all__ = ["GOLDEN", "main"]
+__all__ = ["CATALOGUE", "GOLDEN", "main"]
 
 GOLDEN = Path(__file__).parent / "results" / "lab.json"
-_CATALOGUE = GOLDEN.with_suffix(".md")
+CATALOGUE = GOLDEN.with_suffix(".md")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -76,9 +76,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
         given.page.write_text(page(results, file=given.page.with_suffix(".json")).html(), encoding="utf-8")
         results.write(given.page.with_suffix(".json"))
     if given.write:
-        without_series.write(GOLDEN)
-        _CATALOGUE.write_text(catalogue(results, scenarios, findings), encoding="utf-8")
+        _write(without_series)
     return 1 if failed else 0
+
+
+def _write(results: Results) -> None:
+    """Write the report, with the scenarios of the last one that were not played now."""
+    recorded = Results.read(GOLDEN) if GOLDEN.exists() else results
+    scenarios = [make_scenario(name) for name in names()]
+    runs = [
+        run
+        for scenario in scenarios
+        for run in (results if scenario.name in results.scenarios else recorded).runs
+        if run.scenario == scenario.name
+    ]
+    facts = {scenario.name: facts_of(scenario, scenario.name) for scenario in scenarios}
+    whole = Results(header=replace(results.header, scenarios=facts), runs=runs)
+    whole.write(GOLDEN)
+    findings = [finding for scenario in scenarios for finding in judge(scenario, runs)]
+    CATALOGUE.write_text(catalogue(whole, scenarios, findings), encoding="utf-8")
 
 
 def _without_series(run: Run) -> Run:
