@@ -36,7 +36,7 @@ class _Panel:
     """What a run contributes; None where it has no such series."""
     log: bool = False
     counts: bool = False
-    """Whole things: not drawn if there never are any, on a logarithmic scale where policies differ far, from 1 on."""
+    """Not drawn if there never are any; on a logarithmic scale where policies differ far, from 1 on."""
     step: bool = False
     backdrop: str = ""
     """A series drawn in grey behind it."""
@@ -121,7 +121,12 @@ _PANELS: Final = (
     _Panel(title="Calls queued", series=_named("queue"), counts=True),
     _Panel(title="Instances ejected", series=_named("ejected"), counts=True),
     _Panel(title="Circuits open", series=_named("open"), counts=True),
+    _Panel(title="Rejected by policies", unit="calls/s", series=_named("rejected"), counts=True),
+    _Panel(title="Share that is throttled", unit="%", series=_named("throttled"), counts=True),
 )
 
-_DRAWN: Final = {"offered", "goodput", "failures", "attempts", "p50", "p99", "queue", "ejected", "open"}
+_DRAWN: Final = {
+    *("offered", "goodput", "failures", "attempts", "p50", "p99"),
+    *("queue", "ejected", "open", "rejected", "throttled"),
+}
 """Series that have a panel, or say nothing that the panels do not."""

@@ -7,12 +7,16 @@ from collections import defaultdict
 from collections.abc import Mapping
 from typing import final
 
+from resilient import errors
 from resilient.lab.load import Record
 from resilient.lab.metrics import Histogram, first_recovered
 from resilient.lab.results import Number
 
 __all__ = ["Recording"]
 
+_REJECTIONS = frozenset(
+    kind.__name__ for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, errors.Rejected)
+)
 _OPEN = 120
 """Seconds for which the latencies are kept apart; a call that ends later still counts for the whole run."""
 
@@ -23,7 +27,7 @@ class Recording:
 
     A call is *good* if it succeeded within `deadline` of when it was due. Calls count in the second in which they were
     due, for latencies too; over time (in the series, and around the trigger) goodput and failures count in the second
-    in which the call ended.
+    in which the call ended. *Rejected* are those that a policy refused: a limiter, a breaker, the throttle.
     """
 
     def __init__(self, *, start: float, end: float, deadline: float, trigger: tuple[float, float] | None) -> None:
@@ -36,6 +40,7 @@ class Recording:
         self._fulfilled: defaultdict[int, int] = defaultdict(int)
         self._good: defaultdict[int, int] = defaultdict(int)
         self._failed: defaultdict[int, int] = defaultdict(int)
+        self._rejected: defaultdict[int, int] = defaultdict(int)
         self._latencies: dict[int, Histogram] = {}
         self._quantiles: dict[int, tuple[float, float]] = {}
         self._all = Histogram()
@@ -53,6 +58,8 @@ class Recording:
         self._offered[due] += 1
         self._fulfilled[due] += good
         (self._good if good else self._failed)[int(record.finished)] += 1
+        if record.outcome in _REJECTIONS:
+            self._rejected[int(record.finished)] += 1
         if counts:
             self._calls += 1
             self._successes += good
@@ -162,6 +169,7 @@ class Recording:
             "offered": self._offered,
             "goodput": self._good,
             "failures": self._failed,
+            "rejected": self._rejected,
         }
         found: dict[str, list[Number]] = {
             name: [counts.get(second, 0) for second in seconds] for name, counts in counted.items()

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import AsyncExitStack
 from functools import partial
 from itertools import takewhile
-from typing import Any, Literal, TypeAlias, final
+from typing import Literal, TypeAlias, final
 
-from resilient.call import Priority
+from resilient.call import Policy, Priority
 from resilient.context import serving
 from resilient.errors import Rejected
 from resilient.instance import Instance
@@ -28,6 +28,7 @@ from resilient.lab.world.chance import Chance
 from resilient.lab.world.job import Errand, Job, Reply
 from resilient.lab.world.network import Network
 from resilient.lab.world.server import Handler, Server
+from resilient.policies.adaptive_throttle import AdaptiveThrottle
 from resilient.policies.circuit_breaker import CircuitBreaker
 
 __all__ = ["Mode", "World"]
@@ -74,7 +75,7 @@ class World:
         self.recording = Recording(
             start=scenario.warmup, end=scenario.duration, deadline=scenario.deadline, trigger=scenario.trigger
         )
-        self.series: dict[str, list[Number]] = {"attempts": [], "queue": [], "ejected": [], "open": []}
+        self.series: dict[str, list[Number]] = {"attempts": [], "queue": [], "ejected": [], "open": [], "throttled": []}
         self.extra: dict[str, Number] = {}
         """Metrics that parts of the world add."""
         self._servers_callers: dict[tuple[str, str], Calling] = {}
@@ -258,6 +259,7 @@ class World:
             standings = service.instances()
             self.series["ejected"].append(sum(one.state in {"ejected", "trial"} for one in standings))
             self.series["open"].append(_open_circuits(service.pipeline.policies))
+            self.series["throttled"].append(_throttled(service.pipeline.policies, self.engine.now()))
         self.engine.at(self.began + second + 1, self._sample)
 
     def share(self, instance: str, since: int, until: int) -> Number:
@@ -333,5 +335,18 @@ def _step(ladder: list[tuple[float, Priority]], u: float) -> Priority:
     return next((priority for reached, priority in ladder if u < reached), ladder[-1][1])
 
 
-def _open_circuits(policies: Any) -> int:
+def _throttled(policies: Iterable[Policy], now: float) -> float:
+    """The share of calls that adaptive throttles reject, of the priority that they reject most of."""
+    return max(
+        (
+            policy.probability(now, priority)
+            for policy in policies
+            if isinstance(policy, AdaptiveThrottle)
+            for priority in Priority
+        ),
+        default=0.0,
+    )
+
+
+def _open_circuits(policies: Iterable[Policy]) -> int:
     return sum(isinstance(policy, CircuitBreaker) and policy.state.value != "closed" for policy in policies)

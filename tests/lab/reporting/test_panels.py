@@ -78,7 +78,7 @@ def test_amplification_is_attempts_for_each_call_that_was_due():
     assert drawn(run(series={"attempts": [10.0]})) == {}
 
 
-@pytest.mark.parametrize("name", ["ejected", "open", "queue"])
+@pytest.mark.parametrize("name", ["ejected", "open", "queue", "rejected", "throttled"])
 def test_what_never_happens_is_not_drawn(name):
     assert drawn(run(series={name: [0.0, None, 0.0]})) == {}
     assert len(drawn(run(series={name: [0.0, 1.0]}))) == 1

@@ -7,7 +7,7 @@ from collections import deque
 import pytest
 
 from resilient.balancing import Balance
-from resilient.call import Priority
+from resilient.call import Policy, Priority
 from resilient.lab.arrivals import constant, poisson
 from resilient.lab.faults import BlackHole, Crash, Fail, Fault, Stop
 from resilient.lab.scenario import OpenLoop, Scenario, Tier
@@ -17,6 +17,8 @@ from resilient.lab.world.chance import Chance
 from resilient.lab.world.job import Job
 from resilient.lab.world.queues import Fifo
 from resilient.lab.world.service_times import Constant, Exponential
+from resilient.policies.adaptive_throttle import AdaptiveThrottle
+from resilient.policies.rate_limit import RateLimit
 from resilient.policies.timeout import Timeout
 from tests.lab.worlds import metrics_of, series_of, world
 
@@ -143,9 +145,24 @@ def test_writes_have_their_effects_counted(backend):
 def test_series_have_a_value_for_each_second(backend):
     found = series_of(world(duration=7.5), backend=backend)
     assert {name: len(values) for name, values in found.items()} == dict.fromkeys(
-        ("offered", "goodput", "failures", "p50", "p99", "attempts", "queue", "ejected", "open"), 8
+        (
+            *("offered", "goodput", "failures", "rejected", "p50", "p99"),
+            *("attempts", "queue", "ejected", "open", "throttled"),
+        ),
+        8,
     )
     assert found["attempts"] == [0, 10, 10, 10, 10, 10, 10, 10]  # of the second before
+
+
+def test_what_policies_reject_is_seen_and_how_far_the_throttle_is_open(backend):
+    def limited() -> list[Policy]:
+        return [AdaptiveThrottle(window=20.0), RateLimit("5/second"), Balance(), Timeout(0.5)]
+
+    stack = Stack(name="limited", make=made_by(limited))
+    found = series_of(world(Fail(at=4.0, status=503)), stack, backend=backend)
+    assert found["rejected"][1:4] == [5, 5, 5]
+    assert found["throttled"][:4] == [0, 0, 0, 0]
+    assert 0.1 < found["throttled"][-1] < 1
 
 
 def test_shares_of_the_attempts_add_up():
