@@ -53,7 +53,8 @@ lab: $(VENV)/.dev ## Play every scenario of the lab with ten seeds; check bands,
 	$(BIN)/python -m resilient.lab.theory
 	$(BIN)/python -m benchmarks.lab_suite --page site-lab/report.html
 
-golden: $(VENV)/.dev ## Write the lab's golden report and its catalogue anew
+golden: $(VENV)/.dev ## Write the lab's golden report, its catalogue and the check of its simulator anew
+	$(BIN)/python -m resilient.lab.theory --markdown > benchmarks/results/theory.md
 	$(BIN)/python -m benchmarks.lab_suite --write --page site-lab/report.html
 
 lock: .venv-lock/.lock ## Pin the newest versions of all dependencies in requirements/

@@ -2,6 +2,7 @@
 
     python -m resilient.lab.theory                       # all of it: about five minutes on two cores
     python -m resilient.lab.theory --calls 20000 --seeds 2 --within 0.2
+    python -m resilient.lab.theory --markdown             # the table of the documentation
 
 A simulator that is wrong is wrong in a believable way. So the same worlds, servers, callers and policies that play the
 scenarios play textbook cases, whose results are known in closed form.
@@ -13,10 +14,12 @@ import argparse
 import math
 import multiprocessing
 import os
+import platform
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING, final
 
@@ -287,6 +290,15 @@ def _play(job: tuple[str, int], *, calls: int, backend: str) -> dict[str, float]
     return {metric: metrics.get(metric) or 0.0 for metric in law.expected}
 
 
+def _table(found: Sequence[Finding], *, seeds: int, calls: int) -> str:
+    head = f"CPython {platform.python_version()}, {datetime.now(UTC):%Y-%m-%d}: {seeds} seeds of {calls:,} calls."
+    rows = [
+        f"| {one.law} | {one.metric} | {one.expected:.5f} | {one.measured:.5f} | {one.off:+.2%} |".replace("%", " %")
+        for one in found
+    ]
+    return "\n".join([head, "", "| law | metric | theory | measured | off |", "|---|---|---:|---:|---:|", *rows])
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Check and print; return 1 where a law does not hold."""
     parser = argparse.ArgumentParser(description="Hold the simulator against what is known exactly.")
@@ -295,14 +307,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--calls", type=int, default=200_000, help="of each run (default: %(default)s)")
     parser.add_argument("--within", type=float, default=_WITHIN, help="the fraction that is near enough")
     parser.add_argument("--processes", type=int, help="that run at once (default: one a core)")
+    parser.add_argument("--markdown", action="store_true", help="print a table for a page")
     given = parser.parse_args(arguments)
     unknown = [name for name in given.names if name not in LAWS]
     if unknown:
         parser.error(f"no law {unknown[0]!r}: there are {', '.join(LAWS)}")
     found = check(given.names, seeds=given.seeds, calls=given.calls, within=given.within, processes=given.processes)
-    print(f"{'law':28} {'metric':14} {'theory':>9} {'measured':>9} {'off':>8}")
-    for finding in found:
-        print(finding)
+    if given.markdown:
+        print(_table(found, seeds=given.seeds, calls=given.calls))
+    else:
+        print(f"{'law':28} {'metric':14} {'theory':>9} {'measured':>9} {'off':>8}")
+        print(*found, sep="\n")
     return 0 if all(finding.holds for finding in found) else 1
 
 

@@ -82,6 +82,11 @@ def test_the_command_prints_and_judges(capsys):
     said = capsys.readouterr().out
     assert said.count("M/M/1 at 0.5 ") == 2
     assert "NOT within" in said
+    assert theory.main([*options, "--within", "0.5", "--markdown"]) == 0
+    head, _, columns, _, row = capsys.readouterr().out.splitlines()
+    assert head.endswith("1 seeds of 2,000 calls.")
+    assert columns == "| law | metric | theory | measured | off |"
+    assert row.startswith("| M/M/1 at 0.5 | wait | 0.01000 |")
     with pytest.raises(SystemExit):
         theory.main(["M/M/1 at 0.6"])
     assert "no law 'M/M/1 at 0.6': there are M/M/1 at 0.5" in capsys.readouterr().err
