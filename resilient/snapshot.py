@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from operator import attrgetter
 
 from resilient.instance import Instance
 
 __all__ = ["Snapshot"]
+
+_ID = attrgetter("id")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,6 +26,8 @@ class Snapshot:
     stale_since: float | None = None
 
     def __post_init__(self) -> None:
+        if len(set(map(_ID, self.instances))) == len(self.instances):  # thousands of them, at every change
+            return
         seen: set[str] = set()
         for instance in self.instances:
             if instance.id in seen:

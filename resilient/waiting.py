@@ -22,7 +22,7 @@ library: Any = _Library()
 with suppress(ImportError):  # sniffio comes with trio; without it there is none
     from sniffio import thread_local as library
 
-__all__ = ["Waiter", "drive", "library", "pause", "waiter_for"]
+__all__ = ["Waiter", "drive", "library", "pause", "running", "waiter_for"]
 
 T = TypeVar("T")
 
@@ -67,7 +67,7 @@ class _LoopWaiter:
 
     def __init__(self) -> None:
         self._event = anyio.Event()
-        self._home = _running()
+        self._home = running()
 
     async def wait(self, seconds: float) -> bool:
         with anyio.move_on_after(seconds):
@@ -75,7 +75,7 @@ class _LoopWaiter:
         return self._event.is_set()
 
     def wake(self) -> None:
-        if self._home is _running():
+        if self._home is running():
             self._event.set()
             return
         home: Any = self._home
@@ -85,7 +85,7 @@ class _LoopWaiter:
             schedule(self._event.set)
 
 
-def _running() -> object:
+def running() -> object:
     """What runs here and now: an event loop of asyncio, the token of a trio run, or None."""
     if library.name == "trio":
         import trio

@@ -5,12 +5,15 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterable, Iterator
+from operator import attrgetter
 from typing import Literal, TypeAlias, final, get_args
 
 from resilient.instance import Instance
 from resilient.snapshot import Snapshot
 
 __all__ = ["LastGood", "OnEmpty"]
+
+_BY_ID = attrgetter("id")
 
 OnEmpty: TypeAlias = Literal["keep", "fail", "grace"]
 """What happens when a source that had instances says that there are none.
@@ -52,19 +55,28 @@ class LastGood:
         self.trouble: str | None = None
         """Why the source is not, or cannot be, believed; None: it is."""
 
+    @property
+    def settles_at(self) -> float:
+        """The second from which on an empty answer is believed, if it is given again; infinite if none is pending."""
+        return math.inf if self._empty_since is None else self._empty_since + self._patience
+
     def learn(self, instances: Iterable[Instance], now: float) -> Snapshot | None:
         """The source answered. Return the snapshot that follows, or None if nothing changed."""
-        found = tuple(sorted(instances, key=lambda instance: instance.id))
-        if found or self._last is None or not self._last.instances:
-            self._empty_since = None
-        else:
+        found = tuple(sorted(instances, key=_BY_ID))
+        if not found and self._last is not None and self._last.instances:
             if self._empty_since is None:
                 self._empty_since = now
-            if now - self._empty_since < self._patience:
+            if now < self.settles_at:
                 return self.fail("it says that there are no instances any more")
+        self._empty_since = None
         self._confirmed = now
         self.trouble = None
         return self._publish(found, None)
+
+    def confirm(self, now: float) -> None:
+        """The source gave a sign of life at the second `now`, and nothing has changed."""
+        if self.trouble is None:
+            self._confirmed = max(self._confirmed, now)
 
     def fail(self, trouble: str) -> Snapshot | None:
         """The source failed. Return the snapshot that follows, or None if nothing changed."""

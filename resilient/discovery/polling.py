@@ -15,7 +15,7 @@ from resilient.instance import Instance
 from resilient.runtime import Runtime
 from resilient.snapshot import Snapshot
 
-__all__ = ["Offload", "Poll", "in_thread", "inline"]
+__all__ = ["Offload", "Poll", "in_thread", "inline", "report"]
 
 _log = logging.getLogger("resilient.discovery")
 
@@ -81,13 +81,14 @@ class Poll:
             else:
                 snapshot = self._known.learn(found, self._runtime.now())
             if before is None and self._known.trouble is not None:
-                self._report(self._known.trouble)
+                report(self._name, self._known.trouble, self._runtime)
             if snapshot is not None:
                 return snapshot
 
-    def _report(self, trouble: str) -> None:
-        """Tell once, at the beginning of the trouble."""
-        _log.warning("%s: %s", self._name, trouble)
-        emit = self._runtime.emit
-        if emit is not None:
-            send_event(emit, SnapshotStale(at=self._runtime.now(), name=self._name, error=trouble))
+
+def report(name: str, trouble: str, runtime: Runtime) -> None:
+    """Tell the log, and whoever listens, that a source is in trouble: once, at the beginning of it."""
+    _log.warning("%s: %s", name, trouble)
+    emit = runtime.emit
+    if emit is not None:
+        send_event(emit, SnapshotStale(at=runtime.now(), name=name, error=trouble))

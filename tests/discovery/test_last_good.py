@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 
 import pytest
 from hypothesis import given
@@ -101,6 +102,27 @@ def test_a_failure_meanwhile_does_not_prolong_it() -> None:
     known.learn([], 1.0)
     known.fail("gone")
     assert known.learn([], 11.0) == Snapshot(version=3, instances=())
+
+
+def test_a_sign_of_life_moves_the_second_since_when_it_would_be_stale() -> None:
+    known = LastGood()
+    known.learn([A], 1.0)
+    known.confirm(50.0)
+    known.confirm(40.0)
+    assert known.fail("gone") == Snapshot(version=2, instances=(A,), stale_since=50.0)
+    known.confirm(60.0)  # it is in trouble, and nothing was confirmed
+    assert known.learn([A, B], 70.0) == Snapshot(version=3, instances=(A, B))
+
+
+def test_it_tells_when_an_empty_answer_will_be_believed() -> None:
+    known = LastGood("grace", 10.1)
+    known.learn([A], 0.0)
+    assert known.settles_at == math.inf
+    known.learn([], 1.3)
+    assert known.settles_at == 1.3 + 10.1
+    assert known.learn([], math.nextafter(known.settles_at, 0.0)) is None
+    assert known.learn([], known.settles_at) == Snapshot(version=3, instances=())
+    assert known.settles_at == math.inf
 
 
 def test_several_share_their_versions() -> None:
