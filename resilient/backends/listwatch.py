@@ -88,7 +88,7 @@ class Source(Protocol[T_co]):
         """
         ...
 
-    async def list(self) -> Listing[T_co]:
+    async def listing(self) -> Listing[T_co]:
         """Return everything, as it is now."""
         ...
 
@@ -208,7 +208,7 @@ class ListWatch(Generic[T]):
 
     async def _list(self) -> str:
         with anyio.move_on_after(self._list_timeout) as patience:
-            listing = await self._source.list()
+            listing = await self._source.listing()
             self._learn(listing)
             return listing.revision
         assert patience.cancelled_caught

@@ -44,7 +44,7 @@ class Scripted:
         self.revisions: list[str] = []
         self.open = 0
 
-    async def list(self) -> Any:
+    async def listing(self) -> Any:
         self.listed_at.append(anyio.current_time())
         while self.lists:
             step = self.lists.pop(0)
