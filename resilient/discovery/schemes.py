@@ -18,6 +18,7 @@ GROUP = "resilient.discovery"
 
 _BUILT_IN = {
     "file": "resilient.discovery.file:SCHEME",
+    "kubernetes": "resilient.discovery.kubernetes:SCHEME",
     "static": "resilient.discovery.static:SCHEME",
 }
 
