@@ -28,7 +28,6 @@ T = TypeVar("T")
 _CONNECT = 5.0
 _READ = 30.0
 _SLACK = 15.0
-"""Seconds that a watch may be late to end, or a bookmark to come."""
 _CLOSE = 1.0
 _PAGE = 500
 """Objects of one answer, as kubectl asks for."""
@@ -77,14 +76,19 @@ class Api:
 
     Each list and each watch has a connection of its own, which ends with it: there is one in minutes, and nothing to
     be left behind. A dead peer is found by the system's keep-alive within a minute, a silent one by the time without a
-    byte; no step has a limit as a whole. Proxies of the environment are not used.
+    byte: `read` seconds (30.0) for an answer, and for a watch `slack` (15.0) more than it was to last. No step has a
+    limit as a whole. Proxies of the environment are not used.
 
     Raises `ApiFailed` for what the server refuses, `SourceFailed` for what cannot be reached or read, and `Expired` for
     a revision that is too old.
     """
 
-    def __init__(self, find: Callable[[], Access], *, offload: Offload = _in_thread) -> None:
+    def __init__(
+        self, find: Callable[[], Access], *, read: float = _READ, slack: float = _SLACK, offload: Offload = _in_thread
+    ) -> None:
         self._find = find
+        self._read = read
+        self._slack = slack
         self._offload = offload
         self._tls: tuple[object, ssl.SSLContext | None] = ((), None)
         self._warned: set[str] = set()
@@ -102,7 +106,7 @@ class Api:
     ) -> Mapping[str, Any]:
         """Send one request, and return the answer's object."""
         content = None if body is None else json.dumps(body).encode()
-        async with self._send(method, path, params or {}, read=_READ, content=content) as response:
+        async with self._send(method, path, params or {}, read=self._read, content=content) as response:
             return _object(await _whole(response, _LARGEST_ANSWER))
 
     async def list_all(self, path: str, params: Mapping[str, str]) -> tuple[list[Mapping[str, Any]], str]:
@@ -127,7 +131,7 @@ class Api:
             "timeoutSeconds": str(seconds),
         }
         async with (
-            self._send("GET", path, params, read=seconds + _SLACK) as response,
+            self._send("GET", path, params, read=seconds + self._slack) as response,
             _chunks(response) as chunks,
         ):
             lines = _Lines()

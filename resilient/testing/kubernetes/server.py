@@ -25,6 +25,7 @@ __all__ = ["FakeApiServer", "Seen"]
 
 _HEADERS = {"cache-control": "no-cache, private", "content-type": "application/json"}
 _STEP = 0.02
+_LEAVE = 1.0
 _CHUNK = 16_384
 _LONGEST_WATCH = 1800.0
 _SLICES, *_ = RESOURCES
@@ -100,6 +101,7 @@ class FakeApiServer:
         self._patience = patience
         self._forbidden: set[str] = set()
         self._failures: list[tuple[int, float | None]] = []
+        self._watching = 0
         self._era = 0
         """Watches of an earlier one end."""
         self._lock = threading.Lock()
@@ -217,8 +219,8 @@ class FakeApiServer:
     def stop(self) -> None:
         """End as after SIGTERM: watches end cleanly, new connections are refused."""
         self.end_watches()
-        deadline = time.monotonic() + 1.0
-        while self._listener.connections and time.monotonic() < deadline:
+        deadline = time.monotonic() + _LEAVE
+        while self._watching and time.monotonic() < deadline:
             time.sleep(_STEP)
         self._listener.stop(reset=False)
 
@@ -353,12 +355,20 @@ class FakeApiServer:
         )
         era = self._era
         lines = watch.lines(self.objects, lambda: self._era != era)
-        connection.begin(200, {**_HEADERS, "transfer-encoding": "chunked"})
-        for line in lines:
-            if not line and connection.left:
-                raise Gone
-            connection.write(line[start : start + self._chunk] for start in range(0, len(line), self._chunk))
-        connection.end()
+        self._count(1)
+        try:
+            connection.begin(200, {**_HEADERS, "transfer-encoding": "chunked"})
+            for line in lines:
+                if not line and connection.left:
+                    raise Gone
+                connection.write(line[start : start + self._chunk] for start in range(0, len(line), self._chunk))
+            connection.end()
+        finally:
+            self._count(-1)
+
+    def _count(self, change: int) -> None:
+        with self._lock:
+            self._watching += change
 
 
 def _locate(path: str) -> tuple[Resource, str | None, str]:
