@@ -58,7 +58,7 @@ golden: $(VENV)/.dev ## Write the lab's golden report, its catalogue and the che
 	$(BIN)/python -m benchmarks.lab_suite --write --page site-lab/report.html
 
 lock: .venv-lock/.lock ## Pin the newest versions of all dependencies in requirements/
-	$(COMPILE) pyproject.toml --extra config --extra demo --extra httpx2 --extra lab --group dev -o requirements/dev.txt
+	$(COMPILE) pyproject.toml --extra config --extra demo --extra httpx2 --extra kubernetes --extra lab --group dev -o requirements/dev.txt
 	$(COMPILE) pyproject.toml --extra demo --group build -c requirements/dev.txt -o requirements/demo.txt
 	$(COMPILE) pyproject.toml --group bench -c requirements/dev.txt -o requirements/bench.txt
 

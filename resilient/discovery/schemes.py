@@ -40,9 +40,10 @@ class Scheme:
 def connect(url: str, *, runtime: Runtime | None = None) -> Discovery:
     """Return the source of instances that `url` names.
 
-    Known are `static://host:port,host:port`, `file:///instances.toml` (or `.json`), `file:///registry/` (a folder), and
-    the schemes that other packages add through the entry-point group `resilient.discovery`. Options are query
-    arguments. Nothing is opened before it is watched. `runtime` is the ambient one if it is not given.
+    Known are `static://host:port,host:port`, `file:///instances.toml` (or `.json`), `file:///registry/` (a folder),
+    `kubernetes://namespace/service:port`, and the schemes that other packages add through the entry-point group
+    `resilient.discovery`. Options are query arguments. Nothing is opened before it is watched. `runtime` is the ambient
+    one if it is not given.
 
     Raises `ValueError` for a URL that cannot be understood, and says what is allowed.
     """

@@ -5,6 +5,8 @@
     milliseconds, and the same seed gives the same run.
 `cancellation`
     Runs a scenario again and again, cancelled at its first await, its second, and so on.
+`kubernetes`
+    A fake API server of Kubernetes on real sockets, strict, and with everything that can go wrong.
 `pytest_plugin`
     The marker `virtual_time`, which runs an async test in virtual time on asyncio and on trio.
 """
