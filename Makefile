@@ -22,6 +22,7 @@ demo: $(VENV)/.demo ## See it work: a small system in which things fail
 
 test: check ## Everything that CI runs: the checks, then the tests with their coverage
 	$(BIN)/python -m tests.servers.chromium # installs it where there is none
+	$(BIN)/python -m tests.servers.dnsmasq # likewise
 	$(BIN)/pytest -n 2 --cov --cov-report=term
 	$(BIN)/coverage report --include='resilient/machines/*' --fail-under=100
 
@@ -58,7 +59,7 @@ golden: $(VENV)/.dev ## Write the lab's golden report, its catalogue and the che
 	$(BIN)/python -m benchmarks.lab_suite --write --page site-lab/report.html
 
 lock: .venv-lock/.lock ## Pin the newest versions of all dependencies in requirements/
-	$(COMPILE) pyproject.toml --extra config --extra demo --extra httpx2 --extra kubernetes --extra lab --group dev -o requirements/dev.txt
+	$(COMPILE) pyproject.toml --extra config --extra demo --extra dns --extra httpx2 --extra kubernetes --extra lab --group dev -o requirements/dev.txt
 	$(COMPILE) pyproject.toml --extra demo --group build -c requirements/dev.txt -o requirements/demo.txt
 	$(COMPILE) pyproject.toml --group bench -c requirements/dev.txt -o requirements/bench.txt
 

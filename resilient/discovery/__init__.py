@@ -6,6 +6,9 @@ makes the snapshots with a `Reflector`, where the source can be listed and watch
 
 from __future__ import annotations
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from resilient.backends.listwatch import Changes, Expired, Listing, Source, SourceFailed
 from resilient.discovery.file import File, FileRegistry
 from resilient.discovery.last_good import LastGood, OnEmpty
@@ -16,11 +19,17 @@ from resilient.discovery.reflector import Candidate, Reflector
 from resilient.discovery.schemes import Scheme, connect, register
 from resilient.discovery.static import Static
 
+if TYPE_CHECKING:
+    from resilient.discovery.dns import Dns, DnsSrv, Family
+
 __all__ = [
     "Candidate",
     "Changes",
     "Discovery",
+    "Dns",
+    "DnsSrv",
     "Expired",
+    "Family",
     "File",
     "FileRegistry",
     "LastGood",
@@ -39,3 +48,14 @@ __all__ = [
     "inline",
     "register",
 ]
+
+_HOMES = {"Dns": "dns", "DnsSrv": "dns", "Family": "dns"}
+"""What needs packages that are not always there, and the modules in which it is."""
+
+if not TYPE_CHECKING:  # a checker would take any misspelt name for an Any
+
+    def __getattr__(name: str) -> Any:
+        if name not in _HOMES:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        value = globals()[name] = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+        return value

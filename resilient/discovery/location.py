@@ -7,18 +7,20 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NoReturn, final
-from urllib.parse import parse_qsl, unquote
+from urllib.parse import unquote
 
 __all__ = ["Location"]
 
 _URL = re.compile(r"(?P<scheme>[a-z][a-z0-9+.-]*)://(?P<authority>[^/?#]*)(?P<path>/[^?#]*)?(?:\?(?P<query>[^#]*))?")
-_ENDPOINT = re.compile(r"(?:\[(?P<v6>[0-9A-Fa-f:.%]+)\]|(?P<host>[^:\[\]]+)):(?P<port>[0-9]{1,5})")
+_ENDPOINT = re.compile(r"(?:\[(?P<v6>[0-9A-Fa-f:.%]+)\]|(?P<host>[^:\[\]]+))(?::(?P<port>[0-9]{1,5}))?")
 
 
 @final
 @dataclass(frozen=True, slots=True)
 class Location:
     """A discovery URL taken apart: `scheme://authority/path?option=value&option=value`.
+
+    In the path and in the values, `%26` stands for `&`, `%25` for `%`, and so on; a `+` is a plus.
 
     The methods read what a scheme expects and raise `ValueError`, with what is allowed, for anything else.
     """
@@ -38,13 +40,14 @@ class Location:
             raise ValueError(
                 f"url={url!r}: a discovery URL is scheme://authority/path?option=value, with a lower-case scheme"
             )
-        try:
-            pairs = parse_qsl(match["query"] or "", keep_blank_values=True, strict_parsing=bool(match["query"]))
-        except ValueError:
-            raise ValueError(f"url={url!r}: options are name=value, with & between them") from None
-        options = dict(pairs)
-        if len(options) < len(pairs):
-            raise ValueError(f"url={url!r}: each option is given once")
+        options: dict[str, str] = {}
+        for pair in match["query"].split("&") if match["query"] else ():
+            name, separator, value = map(unquote, pair.partition("="))
+            if not (name and separator):
+                raise ValueError(f"url={url!r}: options are name=value, with & between them")
+            if name in options:
+                raise ValueError(f"url={url!r}: each option is given once")
+            options[name] = value
         return cls(url, match["scheme"], match["authority"], unquote(match["path"] or ""), options)
 
     def refuse(self, why: str) -> NoReturn:
@@ -82,10 +85,19 @@ class Location:
 
     def endpoints(self) -> tuple[tuple[str, int], ...]:
         """Read an authority that is `host:port,host:port`; an IPv6 address stands in brackets."""
+        return self._endpoints(self.authority, None)
+
+    def servers(self, name: str, port: int) -> tuple[tuple[str, int], ...]:
+        """Read an option that is `host:port,host:port`, each with `port` if it has none; not given, it is empty."""
+        text = self.options.get(name)
+        return () if text is None else self._endpoints(text, port)
+
+    def _endpoints(self, text: str, default: int | None) -> tuple[tuple[str, int], ...]:
         found: list[tuple[str, int]] = []
-        for part in self.authority.split(","):
+        for part in text.split(","):
             match = _ENDPOINT.fullmatch(part)
-            if match is None:
+            port = None if match is None else match["port"] or default
+            if match is None or port is None:
                 self.refuse(f"{part!r} is no host:port (an IPv6 address stands in brackets)")
-            found.append((match["v6"] or match["host"], int(match["port"])))
+            found.append((match["v6"] or match["host"], int(port)))
         return tuple(found)

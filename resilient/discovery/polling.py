@@ -44,6 +44,9 @@ async def inline(work: Callable[[], T], /) -> T:
 class Poll:
     """The snapshots that follow from asking a source every `interval` seconds. `name` is for events and the log.
 
+    A source that says itself when it should be asked again, as DNS does, gives a function as `interval`, which is
+    called after each question.
+
     An iterator and no generator: it may be left at any point without being closed, and a step that was cancelled can be
     repeated.
     """
@@ -53,16 +56,21 @@ class Poll:
         name: str,
         ask: Callable[[], Awaitable[Iterable[Instance]]],
         *,
-        interval: float,
+        interval: float | Callable[[], float],
         known: LastGood,
         runtime: Runtime,
     ) -> None:
         self._name = name
         self._ask = ask
-        self._interval = interval
+        self._interval = interval if callable(interval) else lambda: interval
         self._known = known
         self._runtime = runtime
         self._asked = False
+
+    @property
+    def trouble(self) -> str | None:
+        """Why the source is not believed at this moment; None: it is, or was not asked yet."""
+        return self._known.trouble
 
     def __aiter__(self) -> Self:
         return self
@@ -71,7 +79,7 @@ class Poll:
         """Ask until something changes. An `OSError` or a `DiscoveryError` is trouble, and asked again."""
         while True:
             if self._asked:
-                await self._runtime.sleep(self._interval)
+                await self._runtime.sleep(self._interval())
             self._asked = True
             before = self._known.trouble
             try:

@@ -17,6 +17,8 @@ GROUP = "resilient.discovery"
 """The entry-point group of other packages' schemes: the name is the scheme, the object a `Scheme`."""
 
 _BUILT_IN = {
+    "dns": "resilient.discovery.dns:ADDRESSES",
+    "dns+srv": "resilient.discovery.dns:SERVICES",
     "file": "resilient.discovery.file:SCHEME",
     "kubernetes": "resilient.discovery.kubernetes:SCHEME",
     "static": "resilient.discovery.static:SCHEME",
@@ -41,9 +43,9 @@ def connect(url: str, *, runtime: Runtime | None = None) -> Discovery:
     """Return the source of instances that `url` names.
 
     Known are `static://host:port,host:port`, `file:///instances.toml` (or `.json`), `file:///registry/` (a folder),
-    `kubernetes://namespace/service:port`, and the schemes that other packages add through the entry-point group
-    `resilient.discovery`. Options are query arguments. Nothing is opened before it is watched. `runtime` is the ambient
-    one if it is not given.
+    `dns://host:port`, `dns+srv://_http._tcp.name`, `kubernetes://namespace/service:port`, and the schemes that other
+    packages add through the entry-point group `resilient.discovery`. Options are query arguments. Nothing is opened
+    before it is watched. `runtime` is the ambient one if it is not given.
 
     Raises `ValueError` for a URL that cannot be understood, and says what is allowed.
     """

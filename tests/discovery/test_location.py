@@ -76,3 +76,16 @@ def test_endpoints_are_host_and_port() -> None:
 def test_what_is_no_endpoint_is_named(authority: str) -> None:
     with pytest.raises(ValueError, match="is no host:port"):
         Location.parse(f"x://{authority}").endpoints()
+
+
+def test_a_plus_is_a_plus() -> None:
+    location = Location.parse("x://a?one=dns+srv://b%2Bc")
+    assert location.options == {"one": "dns+srv://b+c"}
+
+
+def test_servers_have_a_port_of_their_own_or_the_usual_one() -> None:
+    location = Location.parse("x://a?nameserver=10.0.0.1:5353,10.0.0.2,[::1],[::1]:54")
+    assert location.servers("nameserver", 53) == (("10.0.0.1", 5353), ("10.0.0.2", 53), ("::1", 53), ("::1", 54))
+    assert location.servers("other", 53) == ()
+    with pytest.raises(ValueError, match="is no host:port"):
+        Location.parse("x://a?nameserver=::1").servers("nameserver", 53)

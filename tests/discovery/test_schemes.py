@@ -30,7 +30,7 @@ def test_options_reach_the_source() -> None:
     ("url", "reason"),
     [
         ("orders", "a discovery URL is scheme://"),
-        ("nosuch://orders", "no scheme 'nosuch'; known are file, kubernetes, static"),
+        ("nosuch://orders", "no scheme 'nosuch'; known are .*file, .*static"),
         ("file://", "file:///path/instances.toml, or file:///path/registry/"),
         ("file:///", "file:///path/instances.toml, or file:///path/registry/"),
         ("file://server/instances.toml", "a file is on this machine"),
@@ -98,7 +98,7 @@ SCHEME = Scheme(connect)
     assert repr(connect("memory://orders?count=2")).count("host='orders'") == 2
     with pytest.raises(ValueError, match="one cannot register at memory://"):
         register("memory://orders", A)
-    with pytest.raises(ValueError, match="known are file, kubernetes, memory, static"):
+    with pytest.raises(ValueError, match=r"known are .*file, .*memory, .*static"):
         connect("memroy://orders")
 
 
