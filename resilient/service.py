@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 import threading
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine, Sequence
@@ -19,10 +18,10 @@ from resilient.budget import RetryBudget
 from resilient.call import Call, Policy
 from resilient.context import Options, current_runtime, detached
 from resilient.discovery import Discovery, connect
+from resilient.discovery.following import Follower
 from resilient.errors import DiscoveryError
-from resilient.events import SnapshotStale, send_event
+from resilient.events import send_event
 from resilient.instance import Instance
-from resilient.machines.backoff import Backoff
 from resilient.machines.outlier import Ejection
 from resilient.pipeline import Pipeline, decorate
 from resilient.policies.adaptive_throttle import AdaptiveThrottle
@@ -42,12 +41,11 @@ T = TypeVar("T")
 Y = TypeVar("Y")
 S = TypeVar("S")
 
-_log = logging.getLogger("resilient")
 _TOTAL = 10.0
 _ATTEMPT = 2.5
 _STARTUP = 5.0
 _EJECTION = Ejection()
-_WATCH_AGAIN = Backoff(base=0.5, cap=10.0)
+_LOOK = 0.05
 
 
 def default_policies(
@@ -166,6 +164,7 @@ class Service:
         self.startup = startup
         self._runtime = runtime
         self._in_use = threading.Lock()  # held while it is open, by whoever opened it
+        self._follower: Follower | None = None
         self._open: AsyncExitStack | None = None
         self._portal: ExitStack | None = None
 
@@ -242,14 +241,40 @@ class Service:
         return self.balancer.explain(self._now())
 
     async def ready(self, timeout: float = 10.0) -> None:  # noqa: ASYNC109 - it knows the service's clock
-        """Wait until discovery knows an instance, at most `timeout` seconds; raise `DiscoveryError` if it does not."""
+        """Wait until discovery knows an instance: at start-up, before the first call.
+
+        At most `timeout` seconds (10.0); then it raises `DiscoveryError`, which says where was asked and what came of
+        it. Stale instances count: they may serve. Raises `RuntimeError` if the service is not open.
+        """
         runtime = self._runtime or current_runtime()
-        until = runtime.now() + timeout
-        while not self.balancer.snapshot or not self.balancer.snapshot.instances:
-            if runtime.now() >= until:
-                told = "has not answered" if self.balancer.snapshot is None else "knows no instance"
-                raise DiscoveryError(f"{self.name}: after {timeout:g} s {self.discovery!r} {told}")
-            await runtime.sleep(min(0.05, timeout))
+        until = self._wait_until(timeout, runtime)
+        while not self._is_ready(timeout, until, runtime):
+            await runtime.sleep(min(_LOOK, until - runtime.now()))
+
+    def sync_ready(self, timeout: float = 10.0) -> None:
+        """Wait in plain code, as `ready` does in a coroutine: inside `with service:`. It blocks its thread."""
+        runtime = self._runtime or current_runtime()
+        until = self._wait_until(timeout, runtime)
+        while not self._is_ready(timeout, until, runtime):
+            runtime.pause(max(0.0, min(_LOOK, until - runtime.now())))
+
+    def _wait_until(self, timeout: float, runtime: Runtime) -> float:
+        if not (math.isfinite(timeout) and timeout >= 0):
+            raise ValueError(f"timeout={timeout!r}: a finite number of seconds, at least 0")
+        return runtime.now() + timeout
+
+    def _is_ready(self, timeout: float, until: float, runtime: Runtime) -> bool:
+        snapshot = self.balancer.snapshot
+        if snapshot is not None and snapshot.instances:
+            return True
+        if not self._in_use.locked():
+            raise RuntimeError(f"{self!r} is not open: nobody asks {self.discovery!r} yet")
+        if runtime.now() < until:
+            return False
+        told = "has not answered" if snapshot is None else "knows no instance"
+        if self._follower is not None and self._follower.trouble:
+            told += f": {self._follower.trouble}"
+        raise DiscoveryError(f"{self.name}: not ready after {timeout:g} s: {self.discovery!r} {told}")
 
     def _now(self) -> float:
         return (self._runtime or current_runtime()).now()
@@ -262,10 +287,16 @@ class Service:
         async with AsyncExitStack() as stack:
             stack.callback(self._in_use.release)
             answered = anyio.Event()
+
+            def deliver(snapshot: Snapshot) -> None:
+                self._apply(snapshot)
+                answered.set()
+
+            self._follower = Follower(self.name, self.discovery, deliver, self._runtime or current_runtime())
             tasks = await stack.enter_async_context(anyio.create_task_group())
             stack.callback(tasks.cancel_scope.cancel)
             with detached():  # what outlives the caller must not have its deadline
-                tasks.start_soon(self._follow, answered)
+                tasks.start_soon(self._follower.run)
             with anyio.move_on_after(self.startup):
                 await answered.wait()
             self._open = stack.pop_all()
@@ -291,35 +322,6 @@ class Service:
         stack, self._portal = self._portal, None
         if stack is not None:
             stack.close()
-
-    async def _follow(self, answered: anyio.Event) -> None:
-        """Keep up to date for ever; a discovery that breaks down is begun again."""
-        failures = 0
-        while True:
-            last = self.balancer.snapshot
-            problem: object = "it ended"
-            try:
-                await self._watch(answered)
-            except Exception as error:  # noqa: BLE001 - logged, and told by `ready` and `explain`
-                _log.exception("%s: discovery failed; the last instances stay in use", self.name)
-                problem = error
-            failures = failures + 1 if self.balancer.snapshot is last else 1
-            runtime = self._runtime or current_runtime()
-            if runtime.emit is not None:
-                send_event(runtime.emit, SnapshotStale(at=runtime.now(), name=self.name, error=str(problem)))
-            await runtime.sleep(_WATCH_AGAIN.delay(failures, runtime.random))
-
-    async def _watch(self, answered: anyio.Event) -> None:
-        """Apply every snapshot."""
-        snapshots = self.discovery.watch()
-        try:
-            async for snapshot in snapshots:
-                self._apply(snapshot)
-                answered.set()
-        finally:
-            close = getattr(snapshots, "aclose", None)  # a generator has to be closed, any other iterator need not
-            if close is not None:
-                await close()
 
     def _apply(self, snapshot: Snapshot) -> None:
         runtime = self._runtime or current_runtime()

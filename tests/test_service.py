@@ -13,6 +13,7 @@ import resilient
 from resilient.balancing import Balancer, RoundRobin
 from resilient.balancing.policy import Balance
 from resilient.context import current_runtime, surroundings, use_runtime
+from resilient.discovery import File, inline
 from resilient.errors import DeadlineExceeded, DiscoveryError, NoInstance
 from resilient.events import Event, InstanceEjected, InstancePicked, SnapshotApplied, SnapshotStale
 from resilient.instance import Instance
@@ -321,6 +322,73 @@ def test_ready_tells_that_there_is_no_instance(backend):
                 await service.ready(timeout=0.5)
 
     virtual_time.run(main, backend=backend)
+
+
+def test_what_is_not_ready_in_time_says_where_was_asked_and_what_came_of_it(backend, tmp_path):
+    async def main():
+        broken = Service("orders", Scripted(OSError("the registry burns")), startup=0.0)
+        async with broken:
+            began = anyio.current_time()
+            with pytest.raises(DiscoveryError, match=r"orders: not ready after 1 s: .*Scripted.*not answered: the reg"):
+                await broken.ready(timeout=1.0)
+            assert anyio.current_time() - began == pytest.approx(1.0)
+        missing = Service("orders", File(tmp_path / "orders.toml", offload=inline), startup=0.0)
+        async with missing:
+            with pytest.raises(DiscoveryError, match=r"File\(path=.*orders\.toml.*has not answered: .*No such file"):
+                await missing.ready(timeout=1.0)
+
+    virtual_time.run(main, backend=backend)
+
+
+def test_ready_waits_for_the_first_instance_and_takes_stale_ones(backend):
+    stale = Snapshot(version=2, instances=instances("a"), stale_since=0.0)
+    service = Service("orders", Scripted(Snapshot(version=1, instances=()), 3.0, stale))
+
+    async def main():
+        async with service:
+            await service.ready()
+            assert anyio.current_time() == pytest.approx(3.0, abs=0.06)
+            await service.ready(timeout=0.0)
+
+    virtual_time.run(main, backend=backend)
+
+
+@pytest.mark.parametrize("timeout", [-1.0, float("nan"), float("inf")])
+def test_a_wait_is_bounded(backend, timeout):
+    service = Service("orders", THREE)
+
+    async def main():
+        async with service:
+            with pytest.raises(ValueError, match="timeout="):
+                await service.ready(timeout)
+
+    virtual_time.run(main, backend=backend)
+    with service, pytest.raises(ValueError, match="timeout="):
+        service.sync_ready(timeout)
+
+
+def test_what_is_not_open_will_never_be_ready(backend):
+    service = Service("orders", THREE)
+
+    async def main():
+        with pytest.raises(RuntimeError, match="is not open"):
+            await service.ready()
+
+    virtual_time.run(main, backend=backend)
+    with pytest.raises(RuntimeError, match="is not open"):
+        service.sync_ready()
+
+
+def test_a_thread_waits_until_it_is_ready():
+    late = Snapshot(version=1, instances=instances("a"))
+    with Service("late", Scripted(0.1, late), startup=0.0) as service:
+        service.sync_ready()
+        assert len(service.instances()) == 1
+    with (
+        Service("silent", Scripted(), startup=0.0) as silent,
+        pytest.raises(DiscoveryError, match=r"silent: not ready after 0\.1 s: .*has not answered"),
+    ):
+        silent.sync_ready(0.1)
 
 
 def test_the_bodys_own_exception_leaves_the_block_unwrapped(backend):
