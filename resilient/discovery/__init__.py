@@ -10,6 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from resilient.backends.listwatch import Changes, Expired, Listing, Source, SourceFailed
+from resilient.discovery.composite import Failover, Union
 from resilient.discovery.file import File, FileRegistry
 from resilient.discovery.last_good import LastGood, OnEmpty
 from resilient.discovery.location import Location
@@ -29,6 +30,7 @@ __all__ = [
     "Dns",
     "DnsSrv",
     "Expired",
+    "Failover",
     "Family",
     "File",
     "FileRegistry",
@@ -43,6 +45,7 @@ __all__ = [
     "Source",
     "SourceFailed",
     "Static",
+    "Union",
     "connect",
     "in_thread",
     "inline",

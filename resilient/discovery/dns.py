@@ -282,9 +282,9 @@ def _connect_addresses(location: Location, runtime: Runtime | None) -> Discovery
     if location.path:
         location.refuse("dns:// has no path: dns://host:port")
     endpoints = location.endpoints()
-    if len(endpoints) > 1:
+    if len(endpoints) != 1:
         location.refuse("dns:// has one name, which may have any number of addresses: dns://host:port")
-    name, port = endpoints[0]
+    ((name, port),) = endpoints
     try:
         return Dns(name, port=port, **_options(location, runtime))
     except ValueError as error:
