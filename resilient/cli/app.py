@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from resilient.cli.demo import demo
+from resilient.cli.discover import discover
 from resilient.cli.lab import lab
 
 __all__ = ["app"]
@@ -18,6 +19,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command()(demo)
+app.command()(discover)
 app.add_typer(lab, name="lab")
 
 
