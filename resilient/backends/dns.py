@@ -175,7 +175,7 @@ class Resolver:
                 except TimeoutError:
                     troubles[server] = ""
                 except OSError as error:
-                    troubles[server] = error.strerror or str(error)
+                    troubles[server] = error.strerror or str(error) or type(error).__name__
                 except (anyio.BrokenResourceError, anyio.EndOfStream, anyio.IncompleteRead):
                     troubles[server] = "the connection broke"
                 else:

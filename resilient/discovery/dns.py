@@ -79,7 +79,7 @@ class _Named:
             raise ValueError(f"timeout={self.timeout!r}: a finite number of seconds, more than 0")
         LastGood(self.on_empty, self.grace)  # refuses what is wrong with them
 
-    def _poll(self, look_up: Callable[[Resolver], Awaitable[_Found]]) -> Poll:
+    def _poll(self, url: str, look_up: Callable[[Resolver], Awaitable[_Found]]) -> Poll:
         """Look up, and again when what was found is no longer valid."""
         runtime = self.runtime or current_runtime()
         resolver = Resolver(self.nameservers, timeout=self.timeout, exchange=self.exchange)
@@ -102,10 +102,7 @@ class _Named:
             return found.instances
 
         known = LastGood(self.on_empty, self.grace, self._versions)
-        return Poll(self._url(), ask, interval=lambda: wait, known=known, runtime=runtime)
-
-    def _url(self) -> str:
-        raise NotImplementedError
+        return Poll(url, ask, interval=lambda: wait, known=known, runtime=runtime)
 
     async def _addresses(
         self, resolver: Resolver, name: str, along: Mapping[tuple[str, Kind], Answer[str]] = MappingProxyType({})
@@ -159,16 +156,13 @@ class Dns(_Named):
 
     def watch(self) -> AsyncIterator[Snapshot]:
         """Yield the instances at the name's addresses, and again when they change."""
-        return self._poll(self._look_up)
+        return self._poll(f"dns://{self.name}:{self.port}", self._look_up)
 
     async def _look_up(self, resolver: Resolver) -> _Found:
         answer = await self._addresses(resolver, self.name)
         hosts = dict.fromkeys(answer.records)
         instances = tuple(Instance(id=address(host, self.port), host=host, port=self.port) for host in hosts)
         return _Found(instances, answer.ttl)
-
-    def _url(self) -> str:
-        return f"dns://{self.name}:{self.port}"
 
 
 @final
@@ -190,7 +184,7 @@ class DnsSrv(_Named):
 
     def watch(self) -> AsyncIterator[Snapshot]:
         """Yield the instances of the SRV records, and again when they change."""
-        return self._poll(partial(self._look_up, _Memory()))
+        return self._poll(f"dns+srv://{self.name}", partial(self._look_up, _Memory()))
 
     async def _look_up(self, memory: _Memory, resolver: Resolver) -> _Found:
         answer = await resolver.services(self.name)
@@ -240,11 +234,8 @@ class DnsSrv(_Named):
     def _tell(self, memory: _Memory, trouble: str) -> None:
         """Tell of targets that could not be looked up, once."""
         if trouble and trouble != memory.told:
-            _log.warning("%s: some targets could not be looked up: %s", self._url(), trouble)
+            _log.warning("dns+srv://%s: some targets could not be looked up: %s", self.name, trouble)
         memory.told = trouble
-
-    def _url(self) -> str:
-        return f"dns+srv://{self.name}"
 
 
 class _Memory:

@@ -12,9 +12,10 @@ import anyio
 import dns.flags
 import dns.message
 import dns.rcode
+import dns.resolver
 import pytest
 
-from resilient.backends.dns import Answer, Resolver, Srv, check_name
+from resilient.backends.dns import Answer, Resolver, Server, Srv, check_name
 from resilient.errors import DiscoveryError
 from tests.servers.dnsmasq import free_port
 from tests.servers.scripted_dns import Script, ScriptedDns, asked, respond
@@ -267,22 +268,40 @@ def test_this_machine_is_known_without_a_question(backend):
     assert resolve(backend, ask, silent) == ["127.0.0.1", "127.0.0.1", "::1"]
 
 
-def test_the_name_servers_of_the_system_are_used_where_none_are_given(backend, tmp_path, monkeypatch):
-    """The file may name servers that tests must not ask: one that cannot be read is trouble, as any other."""
-    monkeypatch.setattr("dns.resolver.Resolver.read_resolv_conf", _read(tmp_path / "resolv.conf"))
+@pytest.fixture
+def resolv_conf(tmp_path, monkeypatch):
+    """What stands for /etc/resolv.conf, whose name servers are not the tests' business."""
+    read = dns.resolver.Resolver.read_resolv_conf
+    file = tmp_path / "resolv.conf"
+    monkeypatch.setattr(dns.resolver.Resolver, "read_resolv_conf", lambda self, _file: read(self, file))
+    return file
 
+
+def test_the_name_servers_of_the_system_are_used_where_none_are_given(backend, resolv_conf):
+    heard: list[Server] = []
+
+    async def exchange(query: dns.message.Message, server: Server, *, tcp: bool) -> dns.message.Message:
+        heard.append(server)
+        raise ConnectionRefusedError
+
+    async def main() -> None:
+        resolver = Resolver(exchange=exchange)
+        for servers in (["192.0.2.1", "2001:db8::1"], ["192.0.2.2"]):  # which may change meanwhile
+            resolv_conf.write_text("search test\n" + "".join(f"nameserver {server}\n" for server in servers))
+            with pytest.raises(DiscoveryError):
+                await resolver.addresses("orders.test", "A")
+            assert heard == [(server, 53) for server in servers]
+            heard.clear()
+
+    anyio.run(main, backend=backend)
+
+
+def test_a_system_without_name_servers_is_trouble(backend, resolv_conf):
     async def main() -> None:
         with pytest.raises(DiscoveryError, match="no name server is configured on this machine"):
             await Resolver().addresses("orders.test", "A")
 
     anyio.run(main, backend=backend)
-
-
-def _read(path):
-    import dns.resolver
-
-    original = dns.resolver.Resolver.read_resolv_conf
-    return lambda self, _file: original(self, path)
 
 
 @pytest.mark.parametrize("name", ["", ".", "a..b", "a b", "x" * 64 + ".test", "10.0.0.1", "::1", "a/b"])
