@@ -21,6 +21,9 @@ class Discovery(Protocol):
         once more when they are confirmed. As long as nothing is known at all, nothing is yielded. Snapshots are
         complete, so a consumer that is slow may skip to the newest. Several watches of one object are independent,
         but their versions rise together.
+
+        What watches closes the iterator with `aclose`, if it has that. It may also have an attribute `trouble`: why
+        nothing new is learned at this moment, for people to read, or None.
         """
         ...
 

@@ -118,7 +118,7 @@ def test_a_silent_server_is_passed_over_after_its_time_and_last_from_then_on(bac
         for _ in range(2):
             assert len((await address(resolver)).records) == 2
 
-    resolve(backend, twice, quiet, good, timeout=0.2)
+    resolve(backend, twice, quiet, good, timeout=0.5)
     assert heard == ["quiet"]
 
 
@@ -129,7 +129,7 @@ def test_a_lost_datagram_is_sent_again(backend):
         heard.append(query)
         return good(query, tcp) if len(heard) > 1 else None
 
-    assert len(resolve(backend, address, script, timeout=0.2).records) == 2
+    assert len(resolve(backend, address, script, timeout=0.5).records) == 2
 
 
 def test_when_nobody_answers_the_error_names_everybody(backend):

@@ -96,6 +96,7 @@ SCHEME = Scheme(connect)
 """
     install(tmp_path, monkeypatch, code)
     assert repr(connect("memory://orders?count=2")).count("host='orders'") == 2
+    assert "host='orders'" in repr(connect("failover://?first=memory://orders&second=static://a:1"))
     with pytest.raises(ValueError, match="one cannot register at memory://"):
         register("memory://orders", A)
     with pytest.raises(ValueError, match=r"known are .*file, .*memory, .*static"):
