@@ -273,7 +273,7 @@ def resolv_conf(tmp_path, monkeypatch):
     """What stands for /etc/resolv.conf, whose name servers are not the tests' business."""
     read = dns.resolver.Resolver.read_resolv_conf
     file = tmp_path / "resolv.conf"
-    monkeypatch.setattr(dns.resolver.Resolver, "read_resolv_conf", lambda self, _file: read(self, file))
+    monkeypatch.setattr(dns.resolver.Resolver, "read_resolv_conf", lambda self, _file: read(self, str(file)))
     return file
 
 
