@@ -11,8 +11,9 @@ from typing import Self, TypeAlias, cast, final
 
 import anyio
 
+from resilient.backends.background import Background
 from resilient.context import current_runtime
-from resilient.discovery.following import Background, Follower
+from resilient.discovery.following import Follower
 from resilient.discovery.location import Location
 from resilient.discovery.protocol import Discovery
 from resilient.discovery.schemes import Scheme, connect
@@ -279,20 +280,14 @@ class _Watch:
         for member, discovery in zip(self._members, self._sources.values(), strict=True):
             follower = Follower(member.name, discovery, _delivery(member, self._bell), self._runtime)
             self._followers.append(follower)
-            self._tasks.append(Background(follower.run))
+            self._tasks.append(Background(follower.run, self))
 
     async def aclose(self) -> None:
         """Stop following, and wait until every member is closed."""
         self._closed = True
-        for task in self._tasks:
-            task.abandon()
-        for task in self._tasks:
-            await task.stop()
-
-    def __del__(self) -> None:
-        if not self._closed:
+        async with anyio.create_task_group() as closing:
             for task in self._tasks:
-                task.abandon()
+                closing.start_soon(task.stop)
 
 
 def _delivery(member: _Member, bell: _Bell) -> Callable[[Snapshot], None]:

@@ -102,7 +102,12 @@ class _Named:
             return found.instances
 
         known = LastGood(self.on_empty, self.grace, self._versions)
-        return Poll(url, ask, interval=lambda: wait, known=known, runtime=runtime)
+
+        def interval() -> float:
+            # That there are none is asked once more when it would be believed.
+            return min(wait, max(self.min_ttl, known.settles_at - runtime.now()))
+
+        return Poll(url, ask, interval=interval, known=known, runtime=runtime)
 
     async def _addresses(
         self, resolver: Resolver, name: str, along: Mapping[tuple[str, Kind], Answer[str]] = MappingProxyType({})

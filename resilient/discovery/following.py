@@ -2,29 +2,21 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable
-from contextlib import suppress
-from contextvars import copy_context
-from typing import Any, NoReturn, final
+from typing import NoReturn, final
 
-import anyio
-
-from resilient.context import detached
 from resilient.discovery.protocol import Discovery
 from resilient.events import SnapshotStale, send_event
 from resilient.machines.backoff import Backoff
 from resilient.runtime import Runtime
 from resilient.snapshot import Snapshot
-from resilient.waiting import library
 
-__all__ = ["Background", "Follower"]
+__all__ = ["Follower"]
 
 _log = logging.getLogger("resilient.discovery")
 
 _AGAIN = Backoff(base=0.5, cap=10.0)
-_PATIENCE = 5.0
 
 
 @final
@@ -78,44 +70,3 @@ class Follower:
             close = getattr(snapshots, "aclose", None)  # a generator has to be closed, any other iterator need not
             if close is not None:
                 await close()
-
-
-@final
-class Background:
-    """A task that outlives the step in which it was started, until it is stopped. It runs without deadlines of others.
-
-    A task group would have to be left in the block in which it was entered; an iterator has no block.
-    """
-
-    def __init__(self, run: Callable[[], Any]) -> None:
-        self._run = run
-        self._scope = anyio.CancelScope()
-        self._ended = anyio.Event()
-        with detached():
-            if library.name == "trio":
-                import trio
-
-                self._schedule: Callable[..., object] = trio.lowlevel.current_trio_token().run_sync_soon
-                trio.lowlevel.spawn_system_task(self._main, context=copy_context())
-            else:
-                loop = asyncio.get_running_loop()
-                self._schedule = loop.call_soon_threadsafe
-                self._task = loop.create_task(self._main())  # a loop holds its tasks only weakly
-
-    async def _main(self) -> None:
-        try:
-            with self._scope:
-                await self._run()
-        finally:
-            self._ended.set()
-
-    def abandon(self) -> None:
-        """End it soon; from any thread, also when its loop is gone."""
-        with suppress(RuntimeError):
-            self._schedule(self._scope.cancel)
-
-    async def stop(self) -> None:
-        """End it and wait until it has ended, whoever is cancelled meanwhile, but not for ever."""
-        self._scope.cancel()
-        with anyio.move_on_after(_PATIENCE, shield=True):
-            await self._ended.wait()

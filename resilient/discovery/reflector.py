@@ -169,6 +169,11 @@ class Reflector:
         self._closed = False
         self._task: Background | None = None
 
+    @property
+    def trouble(self) -> str | None:
+        """Why the source is not believed at this moment; None: it is, or has not answered yet."""
+        return self._known.trouble
+
     def __aiter__(self) -> Self:
         return self
 
