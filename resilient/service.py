@@ -264,11 +264,11 @@ class Service:
         return runtime.now() + timeout
 
     def _is_ready(self, timeout: float, until: float, runtime: Runtime) -> bool:
+        if not self._in_use.locked():
+            raise RuntimeError(f"{self!r} is not open: nobody asks {self.discovery!r}")
         snapshot = self.balancer.snapshot
         if snapshot is not None and snapshot.instances:
             return True
-        if not self._in_use.locked():
-            raise RuntimeError(f"{self!r} is not open: nobody asks {self.discovery!r} yet")
         if runtime.now() < until:
             return False
         told = "has not answered" if snapshot is None else "knows no instance"

@@ -373,6 +373,10 @@ def test_what_is_not_open_will_never_be_ready(backend):
     async def main():
         with pytest.raises(RuntimeError, match="is not open"):
             await service.ready()
+        async with service:
+            await service.ready()
+        with pytest.raises(RuntimeError, match="is not open"):
+            await service.ready()
 
     virtual_time.run(main, backend=backend)
     with pytest.raises(RuntimeError, match="is not open"):

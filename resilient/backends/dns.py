@@ -30,7 +30,7 @@ try:
     import dns.resolver
     import dns.rrset
 except ModuleNotFoundError as error:
-    raise ModuleNotFoundError(f"DNS needs {error.name}: pip install 'resilient-mesh[dns]'", name=error.name) from None
+    raise ModuleNotFoundError("DNS needs dnspython: pip install 'resilient-mesh[dns]'", name=error.name) from None
 
 __all__ = ["Answer", "Exchange", "Kind", "Resolver", "Server", "Srv", "SrvAnswer", "check_name", "check_server", "talk"]
 
