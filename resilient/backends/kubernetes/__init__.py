@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from resilient.backends.kubernetes.access import Access, find_access
+from resilient.backends.kubernetes.access import Access
 from resilient.backends.kubernetes.api import Api, ApiFailed, Event
+from resilient.backends.kubernetes.finding import find_access
 
 __all__ = ["Access", "Api", "ApiFailed", "Event", "find_access"]

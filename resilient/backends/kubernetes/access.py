@@ -1,25 +1,20 @@
-"""Where the API server is, and how one is allowed in."""
+"""An API server, and how one is allowed in."""
 
 from __future__ import annotations
 
 import ipaddress
-import os
 import re
 import ssl
 import tempfile
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import final
 
 from resilient.errors import DiscoveryError
 
-__all__ = ["SERVICE_ACCOUNT", "Access", "find_access", "in_cluster"]
+__all__ = ["Access", "read"]
 
 _SERVER = re.compile(r"(?P<scheme>https?)://\[?(?P<host>[^/:@?#\[\]]+|[0-9a-fA-F:.]+)\]?(?::[0-9]{1,5})?(?:/[^?#]*)?")
-
-SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
-"""Where a pod finds its token, the certificate authority of the API server, and its namespace."""
 
 
 @final
@@ -98,46 +93,3 @@ def read(path: Path) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise DiscoveryError(f"{path} cannot be read: {error.strerror or error}") from None
-
-
-def find_access(
-    kubeconfig: str | os.PathLike[str] | None = None,
-    context: str | None = None,
-    *,
-    environment: Mapping[str, str] | None = None,
-    service_account: Path = SERVICE_ACCOUNT,
-) -> Access:
-    """Find the API server; blocking.
-
-    A kubeconfig if it, or a context, is named; else, in a pod (`KUBERNETES_SERVICE_HOST` is set), the pod's service
-    account; else the kubeconfig that `KUBECONFIG` names, or `~/.kube/config`.
-
-    Raises `DiscoveryError`, with what is missing or not supported.
-    """
-    from resilient.backends.kubernetes.kubeconfig import load_kubeconfig
-
-    environment = os.environ if environment is None else environment
-    if kubeconfig is None and context is None and environment.get("KUBERNETES_SERVICE_HOST"):
-        return in_cluster(environment, service_account)
-    if kubeconfig is None:
-        kubeconfig = environment.get("KUBECONFIG") or Path("~/.kube/config").expanduser()
-        if os.pathsep in str(kubeconfig):
-            raise DiscoveryError(f"KUBECONFIG={kubeconfig} names several files; name one, with the option kubeconfig")
-    return load_kubeconfig(Path(kubeconfig), context)
-
-
-def in_cluster(environment: Mapping[str, str], folder: Path = SERVICE_ACCOUNT) -> Access:
-    """Return what a pod's environment and its service account say."""
-    host, port = environment.get("KUBERNETES_SERVICE_HOST", ""), environment.get("KUBERNETES_SERVICE_PORT") or "443"
-    token_file = folder / "token"
-    if not token_file.exists():
-        raise DiscoveryError(
-            f"{token_file} is missing: the pod needs a service account, and automountServiceAccountToken not off"
-        )
-    namespace = folder / "namespace"
-    return Access(
-        server=f"https://[{host}]:{port}" if ":" in host else f"https://{host}:{port}",
-        namespace=read(namespace).decode("utf-8", "replace").strip() if namespace.exists() else "default",
-        ca=read(folder / "ca.crt"),
-        token_file=token_file,
-    )

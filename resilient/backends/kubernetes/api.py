@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast, final
 import anyio.to_thread
 
 from resilient.backends.kubernetes.access import Access
+from resilient.backends.kubernetes.network import tidy
 from resilient.backends.listwatch import Expired, SourceFailed
 
 if TYPE_CHECKING:
@@ -172,6 +173,7 @@ class Api:
         transport = httpx.AsyncHTTPTransport(
             verify=tls if tls is not None else False, trust_env=False, socket_options=_KEEP_ALIVE
         )
+        tidy(transport)
         timeout = httpx.Timeout(read, connect=_CONNECT)
         extensions = {} if access.server_name is None else {"sni_hostname": access.server_name}
         try:

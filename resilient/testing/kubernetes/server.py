@@ -8,7 +8,6 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
 from copy import deepcopy
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, cast, final
@@ -17,11 +16,11 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 import h11
 
 from resilient.testing.kubernetes.objects import RESOURCES, Objects, Refused, Resource, refusal
-from resilient.testing.kubernetes.selector import Selector
+from resilient.testing.kubernetes.requests import Seen, locate, selector_of, verb_of, version_of, whole_of
 from resilient.testing.kubernetes.sockets import Connection, Gone, Listener
 from resilient.testing.kubernetes.watching import Watch, asks_for_initial_events, encode
 
-__all__ = ["FakeApiServer", "Seen"]
+__all__ = ["FakeApiServer"]
 
 _HEADERS = {"cache-control": "no-cache, private", "content-type": "application/json"}
 _STEP = 0.02
@@ -29,23 +28,6 @@ _LEAVE = 1.0
 _CHUNK = 16_384
 _LONGEST_WATCH = 1800.0
 _SLICES, *_ = RESOURCES
-
-
-@final
-@dataclass(frozen=True, slots=True)
-class Seen:
-    """A request that the fake has got. `at` is `time.monotonic`."""
-
-    at: float
-    method: str
-    path: str
-    params: Mapping[str, str]
-    headers: Mapping[str, str]
-
-    @property
-    def watch(self) -> bool:
-        """Whether it is a watch."""
-        return self.params.get("watch") in {"1", "true"}
 
 
 @final
@@ -283,8 +265,8 @@ class FakeApiServer:
             raise refusal(401, "Unauthorized", "Unauthorized")
 
     def _route(self, connection: Connection, seen: Seen, body: bytes) -> None:
-        resource, namespace, name = _locate(seen.path)
-        verb = _verb(seen, name)
+        resource, namespace, name = locate(seen.path)
+        verb = verb_of(seen, name)
         if verb in self._forbidden:
             where = f'in the namespace "{namespace}"' if namespace else "at the cluster scope"
             raise refusal(
@@ -305,7 +287,7 @@ class FakeApiServer:
         objects = self.objects
         if verb == "list":
             self._wait_for_version(seen)
-            selector, limit = _selector(seen), _whole(seen, "limit")
+            selector, limit = selector_of(seen), whole_of(seen, "limit")
             found = objects.page(resource, namespace, selector, limit, seen.params.get("continue", ""))
             return 200, _HEADERS, encode(found)
         if namespace is None:
@@ -327,7 +309,7 @@ class FakeApiServer:
 
     def _wait_for_version(self, seen: Seen) -> None:
         """Keep a list that asks for the future waiting, as a server does that lags behind."""
-        wanted = _version(seen)
+        wanted = version_of(seen)
         with self.objects.changed:
             self.objects.changed.wait_for(lambda: self.objects.revision >= wanted, self._patience)
             current = self.objects.revision
@@ -347,10 +329,10 @@ class FakeApiServer:
         watch = Watch(
             resource=resource,
             namespace=namespace,
-            selector=_selector(seen),
-            since=_version(seen),
+            selector=selector_of(seen),
+            since=version_of(seen),
             initial=asks_for_initial_events(seen.params, known=self._initial_events),
-            seconds=float(_whole(seen, "timeoutSeconds") or _LONGEST_WATCH),
+            seconds=float(whole_of(seen, "timeoutSeconds") or _LONGEST_WATCH),
             bookmarks=self._bookmarks if wants else None,
         )
         era = self._era
@@ -369,52 +351,3 @@ class FakeApiServer:
     def _count(self, change: int) -> None:
         with self._lock:
             self._watching += change
-
-
-def _locate(path: str) -> tuple[Resource, str | None, str]:
-    """Find out which resource, namespace and name a path means."""
-    for resource in RESOURCES:
-        prefix = f"/apis/{resource.api_version}/" if resource.group else f"/api/{resource.version}/"
-        if not path.startswith(prefix):
-            continue
-        match path.removeprefix(prefix).split("/"):
-            case [plural] if plural == resource.plural:
-                return resource, None, ""
-            case ["namespaces", namespace, plural] if plural == resource.plural and namespace:
-                return resource, namespace, ""
-            case ["namespaces", namespace, plural, name] if plural == resource.plural and namespace and name:
-                return resource, namespace, name
-            case _:
-                continue
-    raise refusal(404, "NotFound", "the server could not find the requested resource", {})
-
-
-def _verb(seen: Seen, name: str) -> str:
-    verbs = {"GET": "get", "PUT": "update", "DELETE": "delete"} if name else {"POST": "create"}
-    if not name and seen.method == "GET":
-        return "watch" if seen.watch else "list"
-    if seen.method not in verbs:
-        raise refusal(405, "MethodNotAllowed", "the server does not allow this method on the requested resource", {})
-    return verbs[seen.method]
-
-
-def _selector(seen: Seen) -> Selector:
-    try:
-        return Selector(seen.params.get("labelSelector", ""))
-    except ValueError as error:
-        raise refusal(400, "BadRequest", str(error)) from None
-
-
-def _whole(seen: Seen, name: str) -> int:
-    text = seen.params.get(name) or "0"
-    if not text.isdecimal():
-        raise refusal(400, "BadRequest", f'strconv.ParseInt: parsing "{text}": invalid syntax')
-    return int(text)
-
-
-def _version(seen: Seen) -> int:
-    text = seen.params.get("resourceVersion") or "0"
-    if not text.isdecimal():
-        message = f'resourceVersion: Invalid value: "{text}": strconv.ParseUint: parsing "{text}": invalid syntax'
-        raise refusal(500, "", message)
-    return int(text)

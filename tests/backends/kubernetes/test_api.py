@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import logging
 import socket
@@ -10,6 +11,7 @@ from typing import Any
 
 import anyio
 import pytest
+import trustme
 
 from resilient.backends.kubernetes import Access, Api, ApiFailed, Event
 from resilient.backends.listwatch import Expired, SourceFailed
@@ -270,6 +272,23 @@ def test_a_list_that_hangs_can_be_cancelled(backend: str) -> None:
 
 def test_a_watch_that_hangs_can_be_cancelled(backend: str) -> None:
     cancelled(lambda api: anext(api.watch(PATH, {}, "1", 300)), backend)
+
+
+def test_a_handshake_that_hangs_can_be_cancelled(backend: str) -> None:
+    """And its socket is closed, not left to the garbage collector: such a warning would be an error here."""
+    ca = trustme.CA()
+    with Replay() as replay:
+        replay.listener.freeze()  # it accepts, and says nothing
+        port = replay.listener.port
+        access = Access(server=f"https://127.0.0.1:{port}", ca=ca.cert_pem.bytes())
+
+        async def main() -> None:
+            with anyio.move_on_after(0.2):
+                await Api(lambda: access).list_all(PATH, {})
+
+        anyio.run(main, backend=backend)
+        gc.collect()
+        replay.listener.thaw()
 
 
 def test_an_environment_with_a_proxy_is_left_alone(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
