@@ -45,10 +45,11 @@ docs: $(VENV)/.dev ## Build the documentation into site/; a broken link is an er
 examples: $(VENV)/.dev ## Run every example of the README, the docs and the docstrings
 	$(BIN)/pytest README.md docs resilient
 
-bench: $(BENCH)/.bench ## Measure the overhead of a call, ours and our peers', of a request over sockets, and the lab
+bench: $(BENCH)/.bench ## Measure the overhead of a call, ours and our peers', of a request over sockets, the lab, and discovery
 	$(BENCH)/bin/python -m benchmarks.overhead
 	$(BENCH)/bin/python -m benchmarks.http_client
 	$(BENCH)/bin/python -m benchmarks.lab
+	$(BENCH)/bin/python -m benchmarks.discovery
 
 lab: $(VENV)/.dev ## Play every scenario of the lab with ten seeds; check bands, simulator and golden report
 	$(BIN)/python -m resilient.lab.theory

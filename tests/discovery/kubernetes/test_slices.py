@@ -122,6 +122,9 @@ def test_what_else_is_known_goes_with_it() -> None:
     "broken",
     [
         slice_of(endpoint("10.0.0.256")),
+        slice_of(endpoint("fd00::1")),
+        slice_of(endpoint("10.0.0.1"), addressType="IPv6"),
+        slice_of(endpoint("10.0.0.1\0")),
         slice_of({"addresses": []}),
         slice_of("10.0.0.1"),
         slice_of(endpoints={}),
