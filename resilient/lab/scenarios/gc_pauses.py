@@ -64,7 +64,7 @@ def scenario(
             Band(policy="retry3", metric="amplification", low=1.7),
             Band(policy="least-request", metric="success.after", low=0.99),
             Band(policy="peak-ewma", metric="success.after", low=0.98),
-            Band(policy="default", metric="success.after", low=0.85),
+            Band(policy="default", metric="success.after", low=0.8),
             Band(
                 policy="long-ejection",
                 metric="success.after",
