@@ -44,8 +44,12 @@ def changed(
     *,
     picker: Picker | None = None,
     ejection: Ejection | None = Ejection(),  # noqa: B008 - it is frozen
+    edit: Callable[[list[Policy]], list[Policy]] = list,
 ) -> Stack:
-    """Return the default stack with `changes`: arguments of `default_policies`, made anew for each client."""
+    """Return the default stack with `changes`: arguments of `default_policies`, made anew for each client.
+
+    `edit` is applied to the list of policies that comes of it, for what no argument changes.
+    """
 
     def make(setting: Setting, discovery: Discovery) -> Service:
         usual: dict[str, Any] = {
@@ -53,7 +57,7 @@ def changed(
             "attempt_timeout": setting.attempt_timeout,
             "idempotency": Honoured() if setting.honours_keys else None,
         }
-        policies = default_policies(**(usual | dict(changes())))
+        policies = edit(default_policies(**(usual | dict(changes()))))
         return Service(setting.name, discovery, balancer=picker, ejection=ejection, policies=policies)
 
     return Stack(name=name, make=make)

@@ -10,7 +10,7 @@
 `module:factory`
     Your own: a function that returns a `Service`, a `Pipeline` or a list of policies. It is called once for each
     client, with a `Setting` if it needs an argument, and may be the very function that production uses: only where the
-    instances are found is replaced.
+    instances are found is replaced. A `Stack` (see `resilient.lab.contenders`) may stand there instead.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from typing import Any, TypeAlias, cast, final
 
@@ -111,16 +111,19 @@ def stack(name: str) -> Stack:
     module, colon, path = name.partition(":")
     if not (module and colon and path):
         raise ValueError(f"policy {name!r}: one of none, retry1, retry3 (retryN), default, or module:factory")
-    return Stack(name=name, make=made_by(_find(name, module, path)))
+    found = _find(name, module, path)
+    return replace(found, name=name) if isinstance(found, Stack) else Stack(name=name, make=made_by(found))
 
 
-def _find(name: str, module: str, path: str) -> Factory:
+def _find(name: str, module: str, path: str) -> Factory | Stack:
     try:
         found: Any = import_module(module)
         for part in path.split("."):
             found = getattr(found, part)
     except (ImportError, AttributeError, TypeError, ValueError) as error:  # the last two for names like `.x` and `..`
         raise ValueError(f"policy {name!r}: {error}") from error
+    if isinstance(found, Stack):
+        return found
     if not callable(found):
         raise TypeError(f"policy {name!r}: expected a function that returns policies, got {found!r}")
     return cast("Factory", found)

@@ -42,6 +42,12 @@ def test_a_change_leaves_the_rest_of_the_default_as_it_is():
     assert service(changed("never", ejection=None)).balancer.ejection is None
 
 
+def test_the_default_can_be_edited_where_no_argument_changes_it():
+    made = service(changed("bare", lambda: {"attempt_timeout": 0.5}, edit=lambda stack: [stack[0], *stack[-2:]]))
+    assert [type(policy) for policy in made.pipeline.policies] == [Timeout, Balance, Timeout]
+    assert made.pipeline.policies[-1] == Timeout(0.5)
+
+
 def test_the_default_is_careful_and_tells_deadlines_and_a_single_remedy_does_not():
     assert (changed("one").reckless, changed("one").tells) == (False, True)
     assert (single("two").reckless, single("two").tells, single("three", tells=True).tells) == (True, False, True)

@@ -73,6 +73,7 @@ def test_the_default_is_that_of_a_service():
 MINE = """
 from resilient import Pipeline, Retry, Service, Timeout
 from resilient.balancing import LeastRequest
+from resilient.lab.contenders import single
 from resilient.runtime import Runtime
 
 called = []
@@ -92,6 +93,7 @@ async def later(): return pipeline()
 def two(one, other): return []
 def keyword(*, setting): return []
 def any_arguments(*args, **kwargs): return [args, kwargs][:0]
+ready = single("ready", tells=True)
 def pinned(): return Pipeline(Timeout(1.0), runtime=Runtime())
 def pinned_service(): return Service("production", "static://127.0.0.1:1", runtime=Runtime())
 def fails(): raise LookupError("a mistake of its author")
@@ -133,6 +135,13 @@ def test_a_factory_may_return_a_list_of_policies_and_ask_for_the_setting():
     assert kinds(make("policies")) == [Timeout, Retry, Balance]
     assert sys.modules["mine_for_this_test"].called == [SETTING]
     assert kinds(make("any_arguments")) == [Balance]
+
+
+@pytest.mark.usefixtures("mine")
+def test_a_ready_stack_may_stand_in_the_place_of_a_factory():
+    ready = stack("mine_for_this_test:ready")
+    assert (ready.name, ready.reckless, ready.tells) == ("mine_for_this_test:ready", True, True)
+    assert kinds(ready.make(SETTING, NOWHERE)) == [Timeout, Balance, Timeout]
 
 
 @pytest.mark.usefixtures("mine")

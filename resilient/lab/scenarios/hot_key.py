@@ -5,6 +5,7 @@ from __future__ import annotations
 from resilient.balancing import Balance
 from resilient.call import Policy
 from resilient.lab.arrivals import poisson
+from resilient.lab.contenders import changed
 from resilient.lab.scenario import Band, OpenLoop, Scenario, Tier, Zipf
 from resilient.lab.stacks import Setting, Stack, made_by
 from resilient.lab.world.job import Errand
@@ -13,7 +14,6 @@ from resilient.lab.world.service_times import Exponential
 from resilient.policies.adaptive_throttle import AdaptiveThrottle
 from resilient.policies.circuit_breaker import CircuitBreaker
 from resilient.policies.timeout import Timeout
-from resilient.service import default_policies
 
 __all__ = ["scenario"]
 
@@ -58,7 +58,7 @@ def scenario(*, load: float = 400.0, duration: float = 60.0) -> Scenario:
         policies=("none", "retry3", "default", "shared-breaker", "no-throttle"),
         contenders={
             "shared-breaker": Stack(name="shared-breaker", make=made_by(_shared_breaker)),
-            "no-throttle": Stack(name="no-throttle", make=made_by(_no_throttle)),
+            "no-throttle": changed("no-throttle", edit=_without_throttle),
         },
         primary=("success.cold", "success.hot", "amplification"),
         bands=[
@@ -84,9 +84,7 @@ def _temperature(errand: Errand) -> str:
     return "hot" if _shard(errand.key) == 0 else "cold"
 
 
-def _no_throttle(setting: Setting) -> list[Policy]:
-    """The default without its adaptive throttle."""
-    stack = default_policies(timeout=setting.timeout, attempt_timeout=setting.attempt_timeout)
+def _without_throttle(stack: list[Policy]) -> list[Policy]:
     return [policy for policy in stack if not isinstance(policy, AdaptiveThrottle)]
 
 
