@@ -25,7 +25,7 @@ _OK, _LOCAL, _CANCELLED = Verdict.OK, Verdict.LOCAL, Verdict.CANCELLED
 class AdaptiveThrottle(OwnPolicy):
     """Reject calls here, with `Overloaded`, in proportion to what the far side refuses.
 
-    An overloaded service spends its last strength on refusing. Over the last `window` seconds (120.0) each
+    An overloaded service spends its last strength on refusing. Over the last `window` seconds (10.0) each
     attempt counts when it ends, and counts as accepted unless the far side turned it away (a 429 or 503, see
     `Verdict`): an error of the application is an accept. Up to `k` (2.0) times what is accepted is sent; a
     lower `k` rejects sooner and finds out later that the service is well again. Without refusals nothing is
@@ -34,14 +34,15 @@ class AdaptiveThrottle(OwnPolicy):
     Each priority is counted by itself. A service that sheds the least important first refuses all of those and none of
     the most important; one count for all would reject both here alike, and undo what the service does.
 
-    The window must be longer than the longest timeout, or the throttle notices an outage only when it is over.
-    Source: Google SRE, "Handling Overload", client-side throttling. Thread-safe.
+    The window must be longer than refusals take to come, or the throttle notices an outage only when it is over; and as
+    long as it is, calls are rejected after the last refusal. Source: Google SRE, "Handling Overload", client-side
+    throttling, whose window of two minutes does that for two minutes. Thread-safe.
 
     Raises `ValueError` for a `k` below 1 or a `window` that is not positive.
     """
 
     k: float = 2.0
-    window: float = 120.0
+    window: float = 10.0
     _machines: tuple[Throttle, ...] = field(init=False, repr=False)
     """One for each priority."""
     _turn: Turn = field(init=False, repr=False, default_factory=Turn)

@@ -309,6 +309,14 @@ def test_threads_lose_no_count(restless):
     assert throttle._machines[Priority.CRITICAL].window.totals(0.0) == [1601, 1201]
 
 
+def test_by_default_nothing_is_rejected_a_dozen_seconds_after_the_last_refusal():
+    throttle = AdaptiveThrottle()
+    for _ in range(100):
+        throttle._machines[Priority.CRITICAL].refused(0.0)
+    assert throttle.probability(5.0) > 0.9
+    assert throttle.probability(12.0) == 0.0
+
+
 # Arguments
 
 
