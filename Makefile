@@ -51,13 +51,15 @@ bench: $(BENCH)/.bench ## Measure the overhead of a call, ours and our peers', o
 	$(BENCH)/bin/python -m benchmarks.lab
 	$(BENCH)/bin/python -m benchmarks.discovery
 
-lab: $(VENV)/.dev ## Play every scenario of the lab with ten seeds; check bands, simulator and golden report
+lab: $(VENV)/.dev ## Play every scenario of the lab with ten seeds, and every default; check bands, simulator, golden report
 	$(BIN)/python -m resilient.lab.theory
+	$(BIN)/python -m benchmarks.defaults
 	$(BIN)/python -m benchmarks.lab_suite --page site-lab/report.html
 
-golden: $(VENV)/.dev ## Write the lab's golden report, its catalogue and the check of its simulator anew
+golden: $(VENV)/.dev ## Write the lab's golden report, its catalogue, the check of its simulator and the defaults' tables anew
 	$(BIN)/python -m resilient.lab.theory --markdown > benchmarks/results/theory.md
 	$(BIN)/python -m benchmarks.lab_suite --write --page site-lab/report.html
+	$(BIN)/python -m benchmarks.defaults --write
 
 lock: .venv-lock/.lock ## Pin the newest versions of all dependencies in requirements/
 	$(COMPILE) pyproject.toml --extra config --extra demo --extra dns --extra httpx2 --extra kubernetes --extra lab --group dev -o requirements/dev.txt

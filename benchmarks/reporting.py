@@ -15,7 +15,7 @@ from typing import Any
 
 import resilient
 
-__all__ = ["Verdict", "begin", "finish", "options", "table"]
+__all__ = ["Verdict", "begin", "finish", "in_words", "options", "table"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,10 +28,13 @@ class Verdict:
     met: bool
 
 
-def options(description: str, *, seconds: float) -> argparse.ArgumentParser:
-    """The options of every benchmark."""
+def options(description: str, *, seconds: float | None) -> argparse.ArgumentParser:
+    """The options of every benchmark; `seconds` is None where nothing is measured by the clock."""
     parser = argparse.ArgumentParser(description=description)
-    parser.add_argument("--seconds", type=float, default=seconds, help="of measuring, in all (default: %(default)s)")
+    if seconds is not None:
+        parser.add_argument(
+            "--seconds", type=float, default=seconds, help="of measuring, in all (default: %(default)s)"
+        )
     parser.add_argument("--json", metavar="FILE", type=Path, help="write the result there")
     parser.add_argument("--markdown", action="store_true", help="print Markdown")
     parser.add_argument("--check", action="store_true", help="exit with 1 where a goal is missed")
@@ -52,7 +55,7 @@ def begin(parser: argparse.ArgumentParser, distributions: Iterable[str], *, othe
 
 def finish(given: argparse.Namespace, result: Mapping[str, Any], table_of_figures: str, verdicts: list[Verdict]) -> int:
     """Print a result, write it where that is asked for, and return the exit code."""
-    print(_in_words(result), table_of_figures, sep="\n\n")
+    print(in_words(result), table_of_figures, sep="\n\n")
     if verdicts:
         rows = [(v.goal, f"{v.at_most:g}", f"{v.figure:.3g}", "yes" if v.met else "NO") for v in verdicts]
         print("", table(("goal", "at most", "measured", "met"), rows, markdown=given.markdown), sep="\n")
@@ -95,7 +98,7 @@ def _cpu() -> str:
     return next(named, platform.machine())
 
 
-def _in_words(head: Mapping[str, Any]) -> str:
+def in_words(head: Mapping[str, Any]) -> str:
     """The header as one paragraph."""
     machine = head["machine"]
     versions = ", ".join(f"{name} {number}" for name, number in head["versions"].items())
