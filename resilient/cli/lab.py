@@ -23,7 +23,7 @@ from resilient.lab.reporting.terminal import show_comparison, show_judgements, s
 from resilient.lab.results import Results, Run
 from resilient.lab.scenario import Scenario
 from resilient.lab.scenarios import names
-from resilient.lab.simulation.world import Mode
+from resilient.lab.simulation.run import Mode
 
 __all__ = ["lab"]
 

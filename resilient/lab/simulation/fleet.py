@@ -11,8 +11,10 @@ from typing import final
 from resilient.instance import Instance
 from resilient.lab.engine import Engine
 from resilient.lab.scenario import Tier
+from resilient.lab.simulation.wiring import Wiring
 from resilient.lab.world.chance import Chance
 from resilient.lab.world.job import Job
+from resilient.lab.world.network import Network
 from resilient.lab.world.registry import Registry
 from resilient.lab.world.server import Handler, Records, Server
 
@@ -28,6 +30,8 @@ class Fleet:
         tier: Tier,
         engine: Engine,
         chance: Chance,
+        network: Network,
+        wiring: Wiring,
         *,
         handler: Callable[[Instance], Handler] | None = None,
         effect: Callable[[Job], object] | None = None,
@@ -42,6 +46,8 @@ class Fleet:
         self.astray = 0
         """Attempts at servers of which discovery had told the callers that they are gone."""
         self._engine = engine
+        self._network = network
+        self._wiring = wiring
         self._draw = chance.of_call(f"service times of {tier.name}")
         self._records = Records() if tier.honours_keys else None
         self._handler = handler
@@ -55,9 +61,9 @@ class Fleet:
 
     def _new(self) -> Server:
         tier, number = self.tier, next(self._numbers)
-        instance = Instance(
-            id=f"{tier.name}-{number}", host=f"{tier.name}-{number}", port=80, zone=tier.zones[number % len(tier.zones)]
-        )
+        name = f"{tier.name}-{number}"
+        host, port = self._wiring.address(name)
+        instance = Instance(id=name, host=host, port=port, zone=tier.zones[number % len(tier.zones)])
         server = Server(
             instance,
             self._engine,
@@ -71,6 +77,7 @@ class Fleet:
             effect=self._effect,
         )
         self.by_id[instance.id] = server
+        self._wiring.attach(server, tier.name, self._network)
         return server
 
     def join(self, number: int) -> list[Server]:

@@ -1,9 +1,10 @@
-"""Callers that are real HTTP clients, so that the adapter is tried too; only the wire is simulated."""
+"""Callers that are real HTTP clients, so that the adapter is tried too."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from types import TracebackType
-from typing import Self, final
+from typing import NamedTuple, Self, final
 
 import httpx
 
@@ -17,23 +18,31 @@ from resilient.lab.world.network import CorruptReply
 from resilient.runtime import Runtime
 from resilient.service import Service
 
-__all__ = ["HttpCaller"]
+__all__ = ["Attached", "HttpCaller", "http_in_memory"]
+
+
+class Attached(NamedTuple):
+    """What a request carries of its errand, for whoever finds it at the other end of the wire."""
+
+    headers: dict[str, str]
+    extensions: dict[str, object]
 
 
 @final
 class HttpCaller:
-    """Calls with an `httpx.AsyncClient` through `resilient.http.Transport`: a GET for a read, a POST for a write."""
+    """Calls with an `httpx.AsyncClient` through `resilient.http.Transport`: a GET for a read, a POST for a write.
 
-    def __init__(self, service: Service, send: Send, *, reckless: bool, tells: bool) -> None:
+    `attach` says what goes with the request of an errand.
+    """
+
+    def __init__(
+        self, service: Service, transport: Transport, attach: Callable[[Errand], Attached], *, reckless: bool
+    ) -> None:
         self.service = service
+        self._attach = attach
         self._reckless = reckless
-        runtime = current_runtime()
-
-        def wire(instance: Instance) -> httpx.AsyncBaseTransport:
-            return _Wire(instance, send, runtime, tells=tells)
-
         self._client = httpx.AsyncClient(
-            transport=Transport(service, wire),
+            transport=transport,
             base_url=f"http://{service.name}",
             timeout=httpx.Timeout(None),  # the policies' deadline rules
             trust_env=False,
@@ -54,9 +63,25 @@ class HttpCaller:
             options["idempotent"] = True
         if errand.priority is not Priority.CRITICAL:
             options["priority"] = errand.priority
-        extensions = {"lab": errand} | ({"resilient": options} if options else {})
-        response = await self._client.request("GET" if errand.repeatable else "POST", "/", extensions=extensions)
+        headers, extensions = self._attach(errand)
+        if options:
+            extensions["resilient"] = options
+        method = "GET" if errand.repeatable else "POST"
+        response = await self._client.request(method, "/", headers=headers, extensions=extensions)
         return Reply(response.status_code)
+
+
+def http_in_memory(service: Service, send: Send, *, reckless: bool, tells: bool) -> HttpCaller:
+    """Make a caller whose requests, at the point where they would be written to a socket, are sent by `send`."""
+    runtime = current_runtime()
+
+    def wire(instance: Instance) -> httpx.AsyncBaseTransport:
+        return _Wire(instance, send, runtime, tells=tells)
+
+    def attach(errand: Errand) -> Attached:
+        return Attached({}, {"lab": errand})
+
+    return HttpCaller(service, Transport(service, wire), attach, reckless=reckless)
 
 
 @final

@@ -8,7 +8,8 @@ from resilient.lab.engine import open_engine
 from resilient.lab.results import Run
 from resilient.lab.scenario import Scenario
 from resilient.lab.simulation.garbage import collected_rarely
-from resilient.lab.simulation.world import Mode, World
+from resilient.lab.simulation.wiring import WIRINGS, Mode
+from resilient.lab.simulation.world import World
 from resilient.lab.stacks import Stack, stack
 from resilient.testing import virtual_time
 
@@ -26,13 +27,13 @@ def run(
 
     Raises `ValueError` for a name or a mode that is none.
     """
-    if mode not in {"functions", "http"}:
+    if mode not in WIRINGS:
         raise ValueError(f"mode={mode!r}: 'functions' or 'http'")
     tried = scenario.contenders.get(policy) or stack(policy) if isinstance(policy, str) else policy
 
     async def main() -> Run:
         async with open_engine() as engine, AsyncExitStack() as opened:
-            world = World(scenario, tried, seed, engine, mode)
+            world = World(scenario, tried, seed, engine, WIRINGS[mode])
             await world.open(opened)
             await world.run()
             return Run(

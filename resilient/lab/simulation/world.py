@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import AsyncExitStack
 from functools import partial
 from itertools import takewhile
-from typing import Literal, TypeAlias, final
+from typing import final
 
 from resilient.call import Policy, Priority
 from resilient.context import serving
@@ -18,11 +18,12 @@ from resilient.lab.engine import Engine
 from resilient.lab.load import Record, Request, drive
 from resilient.lab.results import Number
 from resilient.lab.scenario import Computations, OpenLoop, Scenario, Tier, Users
-from resilient.lab.simulation.caller import Caller, Calling, Send, outcome_of
+from resilient.lab.simulation.caller import Calling, outcome_of
 from resilient.lab.simulation.closed_loop import run_computations, run_users
 from resilient.lab.simulation.fleet import Fleet
 from resilient.lab.simulation.http_caller import HttpCaller
 from resilient.lab.simulation.recording import Recording
+from resilient.lab.simulation.wiring import Way, Wiring
 from resilient.lab.stacks import Setting, Stack
 from resilient.lab.world.chance import Chance
 from resilient.lab.world.job import Errand, Job, Reply
@@ -31,9 +32,7 @@ from resilient.lab.world.server import Handler, Server
 from resilient.policies.adaptive_throttle import AdaptiveThrottle
 from resilient.policies.circuit_breaker import CircuitBreaker
 
-__all__ = ["Mode", "World"]
-
-Mode: TypeAlias = Literal["functions", "http"]
+__all__ = ["World"]
 
 _MAX_IN_FLIGHT = 100_000
 _TOLERANCE = 1e-6
@@ -43,19 +42,16 @@ _SHARES = 32
 
 @final
 class World:
-    """Servers, a network, callers with real policies, and what is recorded of them.
+    """Servers, a network, callers with real policies, and what is recorded of them; `wiring` is what callers are."""
 
-    In `mode` "functions" callers are decorated functions, in "http" they are real `httpx` clients on an in-memory
-    network.
-    """
-
-    def __init__(self, scenario: Scenario, stack: Stack, seed: int, engine: Engine, mode: Mode) -> None:
-        self.mode = mode
+    def __init__(self, scenario: Scenario, stack: Stack, seed: int, engine: Engine, wiring: Wiring) -> None:
         self.scenario = scenario
         self.stack = stack
         self.engine = engine
         self.began = engine.now()
         self.chance = Chance(seed)
+        self.network = Network(engine, self.chance, latency=scenario.latency)
+        self.wiring = wiring
         self.effects: Counter[int] = Counter()
         """How often each write had its effect, by the number of the user's call."""
         self.accounts: Counter[int] = Counter()
@@ -66,11 +62,12 @@ class World:
                 tier,
                 engine,
                 self.chance,
+                self.network,
+                wiring,
                 handler=self._handler_of(tier.name) if tier.calls else None,
                 effect=self._count_effect if scenario.load.writes > 0 and not tier.calls else None,
                 joined=partial(self._joined, tier) if tier.calls else None,
             )
-        self.network = Network(engine, self.chance, latency=scenario.latency)
         self.callers: list[Calling] = []
         self.recording = Recording(
             start=scenario.warmup, end=scenario.duration, deadline=scenario.deadline, trigger=scenario.trigger
@@ -122,28 +119,30 @@ class World:
             honours_keys=tier.honours_keys,
         )
         service = await stack.enter_async_context(self.stack.make(setting, fleet.registry))
-        make = HttpCaller if self.mode == "http" else Caller
-        caller = make(service, self._sender(fleet), reckless=self.stack.reckless, tells=self.stack.tells)
+        caller = self.wiring.caller(service, tier.name, self._way_to(fleet), self.stack)
         if isinstance(caller, HttpCaller):
             await stack.enter_async_context(caller)
         return caller
 
-    def _sender(self, fleet: Fleet) -> Send:
+    def _way_to(self, fleet: Fleet) -> Way:
         network, by_id, sent_to = self.network, fleet.by_id, fleet.sent_to
         gone, log, now = fleet.registry.gone, fleet.log if fleet.tier.log else None, self.engine.now
 
-        def send(
-            errand: Errand, instance: str, deadline: float | None, idempotency_key: str | None
-        ) -> Awaitable[Reply]:
+        def note(instance: str) -> None:
             fleet.sent += 1
             if log is not None:
                 log.append(now())
             sent_to[instance] = sent_to.get(instance, 0) + 1
             if gone and gone.get(instance, math.inf) < now():
                 fleet.astray += 1
+
+        def send(
+            errand: Errand, instance: str, deadline: float | None, idempotency_key: str | None
+        ) -> Awaitable[Reply]:
+            note(instance)
             return network.send(errand, by_id[instance], deadline, idempotency_key)
 
-        return send
+        return Way(note, send)
 
     def _handler_of(self, tier: str) -> Callable[[Instance], Handler]:
         def handler_at(instance: Instance) -> Handler:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, final
 
 from resilient.lab.engine import Engine, Signal
@@ -63,24 +63,13 @@ class Network:
         `deadline` and `idempotency_key` are what the server is told. Raises `CorruptReply`, or what a connection dies
         of.
         """
-        attempt = errand.attempts
-        errand.attempts = attempt + 1
         signal = self._engine.signal()
-        job = Job(
-            errand,
-            attempt,
-            _Answer(self, server, signal),
-            deadline=deadline,
-            priority=errand.priority,
-            idempotency_key=idempotency_key,
-        )
-        copy = self._deliver(server, job)
+        jobs = self.carry(errand, server, signal, deadline, idempotency_key)
         try:
             reply: Reply | Exception = await signal
         finally:
-            job.left = True
-            if copy is not None:
-                copy.left = True
+            for job in jobs:
+                job.left = True
         if isinstance(reply, Exception):
             try:
                 raise reply
@@ -89,6 +78,26 @@ class Network:
         if not reply.intact:
             raise CorruptReply(f"{server.instance.id}: the checksum of the reply does not hold")
         return reply
+
+    def carry(
+        self, errand: Errand, server: Server, signal: Signal, deadline: float | None, idempotency_key: str | None
+    ) -> Sequence[Job]:
+        """Carry one attempt to a server, and its reply, or what the connection dies of, to `signal`.
+
+        Returns what the server has of it: a job, or two where the network repeats itself. Whoever no longer waits for
+        the signal writes it down there, as `left`.
+        """
+        job = Job(
+            errand,
+            errand.attempts,
+            _Answer(self, server, signal),
+            deadline=deadline,
+            priority=errand.priority,
+            idempotency_key=idempotency_key,
+        )
+        errand.attempts += 1
+        copy = self._deliver(server, job)
+        return (job,) if copy is None else (job, copy)
 
     def _deliver(self, server: Server, job: Job) -> Job | None:
         """Carry a request to the server; return the copy of it, if it arrives twice."""

@@ -73,8 +73,8 @@ class Server:
         self.zone = instance.zone
         self.workers = workers
         """Of each partition."""
-        self.reachable = True
-        """Whether connections to it are accepted."""
+        self.on_change: Callable[[], object] | None = None
+        """Is told when the server becomes reachable, or ceases to be."""
         self.answers = True
         """Whether it reads what it is sent: a black hole accepts, and never answers."""
         self.slowness = 1.0
@@ -86,6 +86,7 @@ class Server:
         self.silent: Callable[[Job], bool] | None = None
         """Says whether the reply to finished work is lost."""
         self.received = self.served = self.wasted = self.refused = 0
+        self._reachable = True
         self._engine = engine
         self._draw = draw
         self._quantile = service_time.quantile
@@ -102,6 +103,18 @@ class Server:
         self._records = records
         self._handler = handler
         self._effect = effect
+
+    @property
+    def reachable(self) -> bool:
+        """Whether connections to it are accepted."""
+        return self._reachable
+
+    @reachable.setter
+    def reachable(self, reachable: bool) -> None:
+        if reachable != self._reachable:
+            self._reachable = reachable
+            if self.on_change is not None:
+                self.on_change()
 
     @property
     def queued(self) -> int:
@@ -138,7 +151,7 @@ class Server:
 
     def receive(self, job: Job) -> None:
         """Take a call from the network."""
-        if not self.reachable:
+        if not self._reachable:
             self.refused += 1
             job.answer(job, ConnectionRefusedError(f"{self.instance.id} is down"))
             return
