@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from resilient.cli.calibrate import calibrate
 from resilient.cli.demo import demo
 from resilient.cli.discover import discover
 from resilient.cli.lab import lab
@@ -20,6 +21,7 @@ app = typer.Typer(
 )
 app.command()(demo)
 app.command()(discover)
+lab.command()(calibrate)
 app.add_typer(lab, name="lab")
 
 

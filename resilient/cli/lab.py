@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, NoReturn, TypeVar, cast, get_args
+from typing import Annotated, Any, cast, get_args
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from resilient.cli.asking import INTERRUPTED, Knobs, Policies, Seeds, attempt, console, errors, policies_of, refuse
 from resilient.lab.bench.bands import judge as judge_bands
 from resilient.lab.bench.collecting import collect
 from resilient.lab.bench.playing import Job, play, play_all
-from resilient.lab.bench.references import find_policy, knobs_of, make_scenario, parse_knobs, parse_range
+from resilient.lab.bench.references import knobs_of, make_scenario, parse_knobs, parse_range
 from resilient.lab.reporting.comparison import compare as compare_results
 from resilient.lab.reporting.gate import judge as judge_rules
 from resilient.lab.reporting.gate import read_rules
@@ -27,62 +27,25 @@ from resilient.lab.simulation.run import Mode
 
 __all__ = ["lab"]
 
-T = TypeVar("T")
-
-_INTERRUPTED = 130
-
 lab = typer.Typer(
     no_args_is_help=True,
     help="Compare failure policies: the real policy objects, in virtual time, against a suite of failures.",
 )
-_console = Console(soft_wrap=False)
-_errors = Console(stderr=True)
 
-Policies = Annotated[
-    str | None,
-    typer.Option(
-        "--policy",
-        "-p",
-        help="Names, separated by commas: none, retry1, retry3, default, a scenario's own, module:factory, or "
-        "stacks.toml:name. Left out: those that the scenario is usually played with.",
-    ),
-]
-Seeds = Annotated[int, typer.Option(min=1, help="How many seeds: 0, 1, ...")]
-Knobs = Annotated[list[str] | None, typer.Option("--set", help="Turn a knob of the scenario: --set load=250.")]
 Backend = Annotated[str, typer.Option(help="asyncio or trio.")]
 ModeOption = Annotated[str, typer.Option(help="functions, or http: real httpx clients on a network in memory.")]
 Processes = Annotated[int | None, typer.Option(min=1, help="Runs at once. Left out: one a core.")]
 Everything = Annotated[bool, typer.Option("--all-metrics", help="Show every metric, not only those that matter most.")]
 
 
-def _refuse(error: Exception) -> NoReturn:
-    _errors.print(f"resilient: {error}", style="red", markup=False, highlight=False)
-    raise typer.Exit(2)
-
-
-def _try(function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
-    """What a user asked for and cannot be had is an error in one line."""
-    try:
-        return function(*args, **kwargs)
-    except (ValueError, TypeError, OSError) as error:
-        _refuse(error)
-
-
 def _scenarios(references: Sequence[str], knobs: dict[str, Any]) -> list[tuple[Scenario, str]]:
     wanted = names() if [*references] == ["all"] else references
-    return [(_try(make_scenario, reference, knobs), reference) for reference in wanted]
-
-
-def _policies(scenario: Scenario, given: str | None) -> list[str]:
-    chosen = [*scenario.policies] if given is None else [name.strip() for name in given.split(",")]
-    for name in chosen:
-        _try(find_policy, name, scenario)
-    return chosen
+    return [(attempt(make_scenario, reference, knobs), reference) for reference in wanted]
 
 
 def _mode(text: str) -> Mode:
     if text not in get_args(Mode):
-        _refuse(ValueError(f"--mode {text}: one of {', '.join(get_args(Mode))}"))
+        refuse(ValueError(f"--mode {text}: one of {', '.join(get_args(Mode))}"))
     return cast("Mode", text)
 
 
@@ -93,19 +56,19 @@ def _play(jobs: Sequence[Job], processes: int | None) -> tuple[list[tuple[Job, R
         BarColumn(),
         MofNCompleteColumn(),
         TimeRemainingColumn(),
-        console=_errors,
+        console=errors,
         transient=True,
-        disable=not _errors.is_terminal,
+        disable=not errors.is_terminal,
     ) as progress:
         task = progress.add_task("playing", total=len(jobs))
 
         def note(job: Job, _run: Run) -> None:
             progress.update(task, advance=1, description=escape(f"{job.scenario} {job.policy} {job.seed}"))
 
-        played = _try(play_all, jobs, processes=processes, on_run=note)
+        played = attempt(play_all, jobs, processes=processes, on_run=note)
     complete = len(played) == len(jobs)
     if not complete:
-        _errors.print(f"Interrupted: {len(played)} of {len(jobs)} runs are finished, and are kept.", style="yellow")
+        errors.print(f"Interrupted: {len(played)} of {len(jobs)} runs are finished, and are kept.", style="yellow")
     return played, complete
 
 
@@ -114,17 +77,17 @@ def list_scenarios() -> None:
     """List the scenarios that come with the library."""
     for name in names():
         scenario = make_scenario(name)
-        _console.print(f"[bold]{name}[/bold]  {escape(scenario.title)}", highlight=False)
+        console.print(f"[bold]{name}[/bold]  {escape(scenario.title)}", highlight=False)
 
 
 @lab.command()
 def show(scenario: Annotated[str, typer.Argument(help="A name, a .toml file, or module:function.")]) -> None:
     """Show what a scenario is: its source, its knobs, what policies do in it and what must come of it."""
-    made = _try(make_scenario, scenario)
+    made = attempt(make_scenario, scenario)
 
     def say(head: str, text: str) -> None:
         if text:
-            _console.print(f"[bold]{head}[/bold]  {escape(text)}", highlight=False)
+            console.print(f"[bold]{head}[/bold]  {escape(text)}", highlight=False)
 
     say(made.name, made.title)
     say("source", made.source)
@@ -161,7 +124,7 @@ def run(
     all_metrics: Everything = False,
 ) -> None:
     """Play scenarios with several policies and seeds, and compare."""
-    made = _scenarios(scenarios, _try(parse_knobs, knobs or []))
+    made = _scenarios(scenarios, attempt(parse_knobs, knobs or []))
     jobs = [
         Job(
             scenario=reference,
@@ -172,23 +135,23 @@ def run(
             mode=_mode(mode),
         )
         for scenario, reference in made
-        for name in _policies(scenario, policy)
+        for name in policies_of(scenario, policy)
         for seed in range(seeds)
     ]
     played, complete = _play(jobs, processes)
     results = collect(played, made)
-    show_results(results, _console, all_metrics=all_metrics)
+    show_results(results, console, all_metrics=all_metrics)
     if out is not None:
         _write(results, out)
     if not complete:
-        raise typer.Exit(_INTERRUPTED)
+        raise typer.Exit(INTERRUPTED)
     if check:
         findings = [finding for scenario, _ in made for finding in judge_bands(scenario, results.runs)]
         failed = [finding for finding in findings if not finding.holds]
         for finding in failed:
-            _console.print(f"✘ {finding}", style="bold red", markup=False)
+            console.print(f"✘ {finding}", style="bold red", markup=False)
         told = " They are those of the scenario as it is, without --set." if knobs else ""
-        _console.print(f"{len(findings) - len(failed)} of {len(findings)} bands hold.{told}")
+        console.print(f"{len(findings) - len(failed)} of {len(findings)} bands hold.{told}")
         raise typer.Exit(1 if failed else 0)
 
 
@@ -203,8 +166,8 @@ def _write(results: Results, folder: Path) -> None:
 
         write_pngs(results, folder)
     except ModuleNotFoundError as error:
-        _errors.print(f"{error}", style="yellow", markup=False)
-    _console.print(f"Report: {report.resolve().as_uri()}", soft_wrap=True, highlight=False)
+        errors.print(f"{error}", style="yellow", markup=False)
+    console.print(f"Report: {report.resolve().as_uri()}", soft_wrap=True, highlight=False)
 
 
 @lab.command()
@@ -215,8 +178,8 @@ def compare(
     all_metrics: Everything = False,
 ) -> None:
     """Say what differs between two results: seed by seed, with intervals."""
-    found = _try(compare_results, _try(Results.read, before), _try(Results.read, after))
-    show_comparison(found, _console, all_metrics=all_metrics)
+    found = attempt(compare_results, attempt(Results.read, before), attempt(Results.read, after))
+    show_comparison(found, console, all_metrics=all_metrics)
 
 
 @lab.command()
@@ -236,10 +199,10 @@ def sweep(
     """Turn one knob through several values, and see where each policy gives way."""
     from resilient.lab.bench.sweeping import Sweep, draw_sweep, show_sweep
 
-    name, values = _try(parse_range, vary)
-    turned = [_try(parse_knobs, knobs or []) | {name: value} for value in values]
-    made = [_try(make_scenario, scenario, each) for each in turned]
-    policies = _policies(made[0], policy)
+    name, values = attempt(parse_range, vary)
+    turned = [attempt(parse_knobs, knobs or []) | {name: value} for value in values]
+    made = [attempt(make_scenario, scenario, each) for each in turned]
+    policies = policies_of(made[0], policy)
     jobs = [
         Job(scenario=scenario, policy=one, seed=seed, knobs=tuple(each.items()), backend=backend, mode=_mode(mode))
         for each in turned
@@ -250,15 +213,15 @@ def sweep(
     found = Sweep(scenario=scenario, knob=name, values=values, policies=policies, played=played)
     metrics = metric or [made[0].primary[0]]
     for one in metrics:
-        show_sweep(found, one, _console)
+        show_sweep(found, one, console)
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
         found.write(out / "sweep.json")
         try:
             draw_sweep(found, metrics, out / "sweep.png")
         except ModuleNotFoundError as error:
-            _errors.print(f"{error}", style="yellow", markup=False)
-    raise typer.Exit(0 if complete else _INTERRUPTED)
+            errors.print(f"{error}", style="yellow", markup=False)
+    raise typer.Exit(0 if complete else INTERRUPTED)
 
 
 @lab.command()
@@ -270,22 +233,22 @@ def gate(
     processes: Processes = None,
 ) -> None:
     """Play what the rules of a file are about, and end with 1 if one of them does not hold."""
-    asked = _try(read_rules, rules)
+    asked = attempt(read_rules, rules)
     if results is not None:
-        found, complete = _try(Results.read, results), True
+        found, complete = attempt(Results.read, results), True
     else:
         pairs = list(dict.fromkeys((rule.scenario, rule.policy) for rule in asked))
         made = _scenarios(list(dict.fromkeys(scenario for scenario, _ in pairs)), {})
         for scenario, reference in made:
             for name in (policy for of, policy in pairs if of == reference):
-                _policies(scenario, name)
+                policies_of(scenario, name)
         jobs = [Job(scenario=reference, policy=name, seed=seed) for reference, name in pairs for seed in range(seeds)]
         played, complete = _play(jobs, processes)
         found = collect(played, made)
     if not complete:
-        raise typer.Exit(_INTERRUPTED)
+        raise typer.Exit(INTERRUPTED)
     judgements = judge_rules(asked, found)
-    show_judgements(judgements, _console)
+    show_judgements(judgements, console)
     raise typer.Exit(0 if all(judgement.holds for judgement in judgements) else 1)
 
 
@@ -298,7 +261,7 @@ def replay(
     policy: Annotated[str | None, typer.Option(help="Left out: all of them.")] = None,
 ) -> None:
     """Play runs of a results file again; end with 1 if anything came out differently."""
-    recorded = _try(Results.read, results)
+    recorded = attempt(Results.read, results)
     chosen = [
         one
         for one in recorded.runs
@@ -306,7 +269,7 @@ def replay(
     ]
     if not chosen:
         there = dict.fromkeys(f"{one.scenario} {one.policy}" for one in recorded.runs)
-        _refuse(ValueError(f"{results}: no such run with seed {seed}; there are runs of {', '.join(there)}"))
+        refuse(ValueError(f"{results}: no such run with seed {seed}; there are runs of {', '.join(there)}"))
     differing = 0
     for one in chosen:
         facts = recorded.header.scenarios[one.scenario]
@@ -318,10 +281,10 @@ def replay(
             backend=recorded.header.backend,
             mode=_mode(recorded.header.mode),
         )
-        again = _try(play, job)
+        again = attempt(play, job)
         same = again == one
         differing += not same
-        _console.print(
+        console.print(
             f"{one.scenario} {one.policy} seed {one.seed}: "
             + ("the same to the last bit" if same else f"differs in {', '.join(_differing(one, again))}"),
             style="" if same else "bold red",

@@ -223,6 +223,9 @@ class Scenario:
     measure: Callable[[World], Mapping[str, float | None]] | None = None
     knobs: Mapping[str, Any] = field(default_factory=dict[str, Any])
     """The arguments that it was made with."""
+    calibration: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    """The knobs of a version of it that is small enough to be played in real time, by one process: at most about 100
+    attempts a second, and some 15 seconds."""
 
     def __post_init__(self) -> None:
         if not self.tiers:

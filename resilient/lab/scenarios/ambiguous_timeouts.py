@@ -42,6 +42,7 @@ def scenario(
         attempt_timeout=1.0,
         faults=[SilentReplies(ratio=lost)],
         policies=("none", "retry1", "retry3", "default"),
+        calibration={"load": 80.0, "lost": 0.05, "duration": 15.0},
         primary=("duplicated", "unknown", "success"),
         measure=_measure,
         bands=[

@@ -12,11 +12,14 @@ from resilient.lab.world.service_times import Exponential
 __all__ = ["scenario"]
 
 _WORK = 0.05
-_AT, _FOR = 10.0, 25.0
+_AT = 10.0
 
 
-def scenario(*, clients: int = 10, load: float = 480.0, duration: float = 45.0) -> Scenario:
-    """Let one of ten instances be a black hole from second 10 to 35; `clients` share the `load`, in calls a second."""
+def scenario(*, clients: int = 10, load: float = 480.0, duration: float = 45.0, outage: float = 25.0) -> Scenario:
+    """Let one of ten instances be a black hole for `outage` seconds from second 10 on.
+
+    `clients` share the `load`, in calls a second.
+    """
     return Scenario(
         name="black-hole",
         title="A black hole",
@@ -37,13 +40,14 @@ def scenario(*, clients: int = 10, load: float = 480.0, duration: float = 45.0) 
         timeout=5.0,
         attempt_timeout=1.0,
         clients=clients,
-        faults=[BlackHole(at=_AT, seconds=_FOR, places=[0])],
-        trigger=(_AT, _AT + _FOR),
+        faults=[BlackHole(at=_AT, seconds=outage, places=[0])],
+        trigger=(_AT, _AT + outage),
         policies=("none", "retry3", "default-round-robin", "default"),
         contenders=by_name(
             changed("default-round-robin", picker=RoundRobin()),
             changed("default-no-ejection", ejection=None),
         ),
+        calibration={"load": 80.0, "clients": 2, "outage": 5.0, "duration": 20.0},
         primary=("success", "p99", "p999", "amplification"),
         bands=[
             Band(policy="none", metric="success", low=0.93, high=0.945, why="theory: 1 - 0.1 * 25 / 40 = 0.9375"),

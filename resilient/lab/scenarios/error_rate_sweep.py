@@ -53,6 +53,7 @@ def scenario(
                 lambda: [Retry(attempts=4, budget=None), CircuitBreaker(failure_ratio=1.0, consecutive_failures=5)],
             ),
         ),
+        calibration={"load": 40.0, "clients": 2, "duration": 15.0},
         primary=("success", "amplification"),
         bands=[
             Band(policy="none", metric="success", low=0.48, high=0.52, why="theory: 0.5"),

@@ -53,6 +53,7 @@ def scenario(
             changed("no-ejection", ejection=None),
         ),
         policies=("none", "retry1", "retry3", "least-request", "peak-ewma", "default", "long-ejection"),
+        calibration={"scale": 20.0, "load": 0.4},
         primary=("success.after", "success.during", "recovery", "p99.during", "amplification", "wasted"),
         bands=[
             Band(policy="none", metric="success.during", low=0.7, high=0.88),

@@ -43,6 +43,7 @@ def scenario(
         faults=[faults[kind]],
         trigger=(_AT, _AT + outage),
         policies=("none", "retry3", "least-request", "peak-ewma", "default"),
+        calibration={"load": 0.02, "outage": 6.0, "duration": 15.0},
         primary=("success.during", "p99.during", "success.after", "recovery", "amplification"),
         bands=[
             Band(policy="none", metric="success.during", low=0.49, high=0.51),

@@ -18,7 +18,7 @@ from resilient.policies.retry import Retry
 __all__ = ["scenario"]
 
 _WORK = 0.1
-_AT = 30.0
+_WARMUP = 10.0
 _BOUND = 2 / 3
 """Seconds of work that a bounded queue holds: less than a caller waits."""
 
@@ -31,8 +31,9 @@ def scenario(
     queue: str = "unbounded",
     clients: int = 1,
     duration: float = 210.0,
+    at: float = 30.0,
 ) -> Scenario:
-    """Let a database stand still for `outage` seconds from second 30 on.
+    """Let a database stand still for `outage` seconds from second `at` on.
 
     It does 10 calls a second with each of its `workers`, and is asked `load` times a second by `clients`. `queue` is
     what it does with a line: `unbounded`; `bounded` to 2/3 of a second's work; it discards those whose deadline is
@@ -62,12 +63,12 @@ def scenario(
         ],
         load=OpenLoop(arrivals=lambda random: poisson(load, random, duration=duration)),
         duration=duration,
-        warmup=10.0,
+        warmup=min(_WARMUP, at / 3),
         timeout=10.0,
         attempt_timeout=1.0,
         clients=clients,
-        faults=[Stop(at=_AT, seconds=outage)],
-        trigger=(_AT, _AT + outage),
+        faults=[Stop(at=at, seconds=outage)],
+        trigger=(at, at + outage),
         policies=("none", "retry1", "retry3", "retry3-breaker", "default"),
         contenders=by_name(
             single("retry3-budget", lambda: [Retry(attempts=4, budget=RetryBudget())]),
@@ -75,6 +76,7 @@ def scenario(
             single("retry3-throttle", lambda: [Retry(attempts=4, budget=None), AdaptiveThrottle()]),
             single("retry3-deadline", lambda: [Retry(attempts=4, budget=None)], tells=True),
         ),
+        calibration={"load": 21.0, "workers": 3, "at": 6.0, "outage": 2.0, "duration": 22.0},
         primary=("recovery", "goodput.after", "amplification", "wasted"),
         bands=[
             Band(policy="none", metric="recovery", low=90, high=155, why="theory: backlog / spare capacity = 125 s"),

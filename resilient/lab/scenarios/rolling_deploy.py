@@ -54,6 +54,7 @@ def scenario(
         trigger=(_AT, _AT + _TURNS * every),
         measure=_measure,
         policies=("none", "retry3", "least-request", "peak-ewma", "default"),
+        calibration={"scale": 20.0, "load": 0.4, "every": 3.0, "lag": 1.0, "duration": 22.0},
         primary=("success.during", "refused", "failures.peak", "duplicates", "amplification"),
         bands=[
             Band(

@@ -44,6 +44,7 @@ def scenario(*, clients: int = 2, load: float = 480.0, duration: float = 40.0) -
             single("least-request-ejection", picker=LeastRequest(), ejection=Ejection()),
             single("peak-ewma", picker=PeakEwma()),
         ),
+        calibration={"load": 80.0, "clients": 1, "duration": 12.0},
         primary=("success", "share.app-0", "amplification"),
         bands=[
             Band(policy="none", metric="share.app-0", low=0.095, high=0.105, why="a tenth"),

@@ -52,6 +52,7 @@ def scenario(
             changed("default-hedge", lambda: {"hedge": Hedge(_P95)}),
             changed("default-round-robin-hedge", lambda: {"hedge": Hedge(_P95)}, picker=RoundRobin()),
         ),
+        calibration={"load": 80.0, "clients": 2, "duration": 15.0},
         primary=("p99", "p999", "share.app-0", "amplification"),
         bands=[
             Band(policy="none", metric="p99", low=1.0, high=1.3, why="theory: 0.5 * ln(0.1 / 0.01) = 1.15 s"),

@@ -17,13 +17,20 @@ __all__ = ["Mode", "run"]
 
 
 def run(
-    scenario: Scenario, policy: str | Stack, seed: int, *, backend: str = "asyncio", mode: Mode = "functions"
+    scenario: Scenario,
+    policy: str | Stack,
+    seed: int,
+    *,
+    backend: str = "asyncio",
+    mode: Mode = "functions",
+    dice: int | None = None,
 ) -> Run:
     """Run the scenario once. The same arguments give the same bytes, on every machine and Python.
 
     `policy` is a name (see `resilient.lab.stacks`), one of the scenario's own contenders, or a `Stack`.
     `backend` is asyncio or trio. In `mode` "http" the callers are `httpx` clients with `resilient.http.Transport`, on a
-    network in memory; in "functions" they are decorated functions.
+    network in memory; in "functions" they are decorated functions. `dice` is the seed of what policies draw, where that
+    is another one than that of the world: the same calls, the same work, another luck with jitter and choices.
 
     Raises `ValueError` for a name or a mode that is none.
     """
@@ -45,4 +52,4 @@ def run(
             )
 
     with collected_rarely():
-        return virtual_time.run(main, backend=backend, seed=seed)
+        return virtual_time.run(main, backend=backend, seed=seed if dice is None else dice)
