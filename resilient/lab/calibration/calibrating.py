@@ -9,7 +9,16 @@ from pathlib import Path
 from typing import Any, Final, cast, final
 
 from resilient.lab.calibration.costs import with_machine, with_sockets
-from resilient.lab.calibration.explaining import DICE, Explanation, Figure, Rolls, explain, figure, together
+from resilient.lab.calibration.explaining import (
+    DICE,
+    Explanation,
+    Figure,
+    Rolls,
+    explain,
+    figure,
+    idle_together,
+    together,
+)
 from resilient.lab.calibration.limits import LONGEST, MOST, check_load, check_scenario
 from resilient.lab.calibration.playing import Conditions, Idle, measure_idle, play
 from resilient.lab.reporting.measures import NEVER, in_order
@@ -129,20 +138,23 @@ def _calibrate(
     scenario: Scenario, stack: Stack, simulated: Sequence[Run], on_step: Callable[[str], object]
 ) -> Calibrated:
     on_step(f"{stack.name}: measuring an idle call")
-    idle = measure_idle(scenario, stack)
+    idle = [measure_idle(scenario, stack)]
     real: list[Run] = []
     conditions: list[Conditions] = []
-    for one in simulated:
-        on_step(f"{stack.name}, seed {one.seed}: {scenario.duration:g} s over sockets")
-        played, condition = play(scenario, stack, one.seed)
+    for like in simulated:
+        on_step(f"{stack.name}, seed {like.seed}: {scenario.duration:g} s over sockets")
+        played, condition = play(scenario, stack, like.seed)
         real.append(played)
         conditions.append(condition)
+        idle.append(measure_idle(scenario, stack))
     on_step(f"{stack.name}: simulating with what was measured")
-    all_in_all = together(conditions)
-    sockets = [_roll(with_sockets(scenario, idle, die / DICE), stack, simulated, die) for die in range(DICE)]
-    machine = [
-        _roll(with_machine(scenario, idle, all_in_all, die / DICE), stack, simulated, die) for die in range(DICE)
-    ]
+    usual, all_in_all = idle_together(idle), together(conditions)
+    sockets: list[list[Run]] = []
+    machine: list[list[Run]] = []
+    for die in range(DICE):
+        one, turn = idle[die % len(idle)], die / DICE  # what an idle call costs differs from time to time
+        sockets.append(_roll(with_sockets(scenario, one, turn), stack, simulated, die))
+        machine.append(_roll(with_machine(scenario, one, all_in_all, turn), stack, simulated, die))
 
     def values(runs: Sequence[Run], name: str) -> list[Number]:
         return [one.metrics.get(name) for one in runs]
@@ -163,9 +175,9 @@ def _calibrate(
     ]
     return Calibrated(
         policy=stack.name,
-        idle=idle,
+        idle=usual,
         conditions=all_in_all,
-        figures=[(one, explain(one, idle, all_in_all)) for one in figures],
+        figures=[(one, explain(one, usual, all_in_all)) for one in figures],
         simulated={one.seed: one.metrics for one in simulated},
         real={one.seed: one.metrics for one in real},
     )

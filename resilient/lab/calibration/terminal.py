@@ -53,8 +53,8 @@ def _show(one: Calibrated, console: Console) -> None:
 def _measured(one: Calibrated) -> list[str]:
     idle, run = one.idle, one.conditions
     lines = [
-        f"An idle call over the socket costs {quantity(idle.latency, 's')}, and {quantity(idle.cpu, 's')} of a processor.",
-        f"In {run.seconds:.0f} s: {quantity(run.cpu, '%')} of a processor; the event loop late by "
+        f"An idle call over the socket takes {quantity(idle.latency, 's')} more, and {quantity(idle.cpu, 's')} of a CPU.",
+        f"In {run.seconds:.0f} s: {quantity(run.cpu, '%')} of a CPU; the event loop late by "
         f"{quantity(run.late, 's')} on average, {quantity(run.late_percentiles[-2], 's')} once in a hundred times, "
         f"{quantity(run.late_percentiles[-1], 's')} at worst; {run.opened} connections opened, {run.refused} refused"
         + (f", {run.unanswered} given up." if run.unanswered else "."),
