@@ -118,3 +118,26 @@ def test_what_cannot_be_is_told_in_a_line(arguments, told):
     output = " ".join(lab(*arguments, code=2).split())
     assert told in output
     assert "Traceback" not in output
+
+
+def test_calibrate_plays_over_sockets_and_explains(tmp_path):
+    out = tmp_path / "calibration.json"
+    arguments = ("calibrate", STORM, "--set", "duration=2.5", "--policy", "none", "--out", str(out))
+    output = lab(*arguments)
+    assert "none, seed 0: 2.5 s over sockets" in output
+    for part in ("simulated", "sockets", "delta", "due to", "An idle call over the socket takes", "connections opened"):
+        assert part in output
+    assert '"kind": "calibration"' in out.read_text()
+
+
+def test_calibrate_plays_the_smaller_version_of_a_scenario():
+    output = lab("calibrate", "slow-instance", "--most", "60", code=2)
+    assert "slow-instance makes" in output
+    assert "--set load=80.0" in " ".join(output.split())
+    assert "at most 5 s are allowed" in " ".join(lab("calibrate", "slow-instance", "--longest", "5", code=2).split())
+
+
+def test_calibrate_refuses_what_cannot_be():
+    assert "cannot be played over sockets" in " ".join(lab("calibrate", "clock-jumps", code=2).split())
+    assert "there is no folder" in " ".join(lab("calibrate", STORM, "--out", "/nowhere/at/all.json", code=2).split())
+    assert "one of none, retry1" in " ".join(lab("calibrate", STORM, "--policy", "bold", code=2).split())

@@ -172,10 +172,12 @@ def idle_together(idle: Sequence[Idle]) -> Idle:
 
 def together(conditions: Sequence[Conditions]) -> Conditions:
     """What holds of several runs: means of what is usual, the worst of the worst, sums of counts."""
+    waited = [one.waited for one in conditions if one.waited is not None]
     percentiles = [[*values] for values in zip(*(one.late_percentiles for one in conditions), strict=True)]
     return Conditions(
         seconds=math.fsum(one.seconds for one in conditions),
         cpu=fmean(one.cpu for one in conditions),
+        waited=fmean(waited) if len(waited) == len(conditions) else None,
         late=fmean(one.late for one in conditions),
         late_percentiles=[*(fmean(values) for values in percentiles[:-1]), max(percentiles[-1])],
         opened=sum(one.opened for one in conditions),

@@ -6,6 +6,7 @@ import asyncio
 import socket
 import struct
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, TypeAlias, final
 
 import h11
@@ -40,7 +41,6 @@ class Port:
         # asyncio turns Nagle's algorithm off only where the protocol is named; with it, replies wait 40 ms for an ACK.
         bound = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
         try:
-            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             bound.setsockopt(socket.SOL_SOCKET, _REUSE, 1)
             bound.bind((HOST, number))
         except BaseException:
@@ -98,15 +98,31 @@ class Listener:
     async def _accept(self, listening: socket.socket) -> None:
         if self._socket is not listening:
             return
-        accepting = await asyncio.get_running_loop().create_server(self._connect, sock=listening, backlog=_BACKLOG)
+        loop = asyncio.get_running_loop()
+        accepting = await loop.create_server(partial(self._connect, listening), sock=listening, backlog=_BACKLOG)
         if self._socket is listening:
             self._accepting = accepting
         else:  # it died meanwhile
             accepting.close()
 
-    def _connect(self) -> _Connection:
+    def _connect(self, listening: socket.socket) -> _Connection:
+        return _Connection(self, listening)
+
+    def add(self, connection: _Connection, listening: socket.socket) -> bool:
+        """Keep a connection that was accepted there, until `remove`; False: the server has died since."""
         self.accepted += 1
-        return _Connection(self._take, self._engine.signal, self._connections)
+        self._connections[connection] = None
+        return self._socket is listening
+
+    def remove(self, connection: _Connection) -> None:
+        """Forget a connection that is closed."""
+        self._connections.pop(connection, None)
+
+    def take(self, headers: Mapping[str, str]) -> tuple[asyncio.Future[Any], Sequence[Job]]:
+        """Give a request to the server; return what is told the reply, and what the server has of it."""
+        signal = self._engine.signal()
+        assert isinstance(signal, asyncio.Future)
+        return signal, self._take(headers, signal)
 
     def _hang_up(self) -> None:
         if self._accepting is not None:
@@ -123,10 +139,9 @@ class Listener:
 class _Connection(asyncio.Protocol):
     """One connection, as the server sees it: a request, its answer, the next request."""
 
-    def __init__(self, take: Take, signal: Callable[[], Signal], siblings: dict[_Connection, None]) -> None:
-        self._take = take
-        self._signal = signal
-        self._siblings = siblings
+    def __init__(self, listener: Listener, listening: socket.socket) -> None:
+        self._listener = listener
+        self._listening = listening
         self._http = h11.Connection(h11.SERVER)
         self._transport: asyncio.Transport = None  # type: ignore[assignment]  # asyncio connects it at once
         self._request: h11.Request | None = None
@@ -137,12 +152,13 @@ class _Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
         self._transport = transport
-        self._siblings[self] = None
+        if not self._listener.add(self, self._listening):
+            self.reset()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The caller has gone, and the server does not know: it works on."""
         del exc
-        self._siblings.pop(self, None)
+        self._listener.remove(self)
         self._leave()
         if self._answer is not None:
             self._answer.cancel()
@@ -185,15 +201,12 @@ class _Connection(asyncio.Protocol):
     def _begin(self) -> None:
         assert self._request is not None
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in self._request.headers}
-        signal = self._signal()
-        assert isinstance(signal, asyncio.Future)
-        self._answer = signal
         try:
-            self._jobs = self._take(headers, signal)
+            self._answer, self._jobs = self._listener.take(headers)
         except LookupError:
             self._turn_away(400)
         else:
-            signal.add_done_callback(self._answered)
+            self._answer.add_done_callback(self._answered)
 
     def _answered(self, answer: asyncio.Future[Any]) -> None:
         if answer is not self._answer or answer.cancelled():

@@ -7,6 +7,7 @@ import time
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 from random import Random
 from statistics import fmean, median
 from typing import final
@@ -27,7 +28,7 @@ __all__ = ["Conditions", "Idle", "measure_idle", "play"]
 
 _LOOKS = 0.01
 _WORK = 0.005
-_WARM_UP, _CALLS = 20, 60
+_WARM_UP, _CALLS = 10, 40
 
 
 @final
@@ -56,7 +57,9 @@ class Conditions:
     seconds: float
     """That it took."""
     cpu: float
-    """The share of them in which this process had the processor."""
+    """The share of them in which this process had a processor."""
+    waited: float | None
+    """The share of them in which it waited for one, since other programs had them; None where nobody counts it."""
     late: float
     """Seconds that a timer of the event loop was late; the mean."""
     late_percentiles: Sequence[float]
@@ -77,7 +80,7 @@ class _Punctuality:
         self.late: list[float] = []
         self._engine = engine
         self._due = engine.now()
-        self._cpu, self._wall = time.process_time(), time.perf_counter()
+        self._cpu, self._wall, self._waited = time.process_time(), time.perf_counter(), _waited()
         self._next()
 
     def _next(self) -> None:
@@ -95,6 +98,20 @@ class _Punctuality:
     @property
     def cpu(self) -> float:
         return time.process_time() - self._cpu
+
+    @property
+    def waited(self) -> float | None:
+        now = _waited()
+        return None if now is None or self._waited is None else now - self._waited
+
+
+def _waited() -> float | None:
+    """Seconds that this thread was ready and had to wait for a processor; Linux alone counts them."""
+    try:
+        _, waited, _ = Path("/proc/thread-self/schedstat").read_text(encoding="ascii").split()
+    except (OSError, ValueError):
+        return None
+    return int(waited) / 1e9
 
 
 @asynccontextmanager
@@ -121,6 +138,7 @@ def play(scenario: Scenario, stack: Stack, seed: int) -> tuple[Run, Conditions]:
             conditions = Conditions(
                 seconds=punctuality.seconds,
                 cpu=punctuality.cpu / punctuality.seconds,
+                waited=None if (waited := punctuality.waited) is None else waited / punctuality.seconds,
                 late=fmean(late),
                 late_percentiles=[late[0], *(percentile(late, per_cent / 100) for per_cent in range(1, 101))],
                 opened=wiring.tally.opened,

@@ -18,6 +18,8 @@ __all__ = ["show_calibration"]
 _STYLES: dict[Cause, str] = {"same": "dim", "machine": "yellow", "unexplained": "bold red"}
 _BUSY = 0.7
 """The share of a processor beyond which whatever is due waits for its turn longer than it takes."""
+_WAITING = 0.01
+"""The share of the time that a process may wait for a processor on a quiet machine."""
 
 
 def show_calibration(calibration: Calibration, console: Console) -> None:
@@ -52,15 +54,18 @@ def _show(one: Calibrated, console: Console) -> None:
 
 def _measured(one: Calibrated) -> list[str]:
     idle, run = one.idle, one.conditions
+    waited = "" if run.waited is None else f", and waited for a CPU in {quantity(run.waited, '%')}"
     lines = [
-        f"An idle call over the socket takes {quantity(idle.latency, 's')} more, and {quantity(idle.cpu, 's')} of a CPU.",
-        f"In {run.seconds:.0f} s: {quantity(run.cpu, '%')} of a CPU; the event loop late by "
+        f"An idle call over the socket takes {quantity(idle.latency, 's')} more, {quantity(idle.cpu, 's')} of it CPU.",
+        f"This process ran in {quantity(run.cpu, '%')} of {run.seconds:.0f} s{waited}; the event loop was late by "
         f"{quantity(run.late, 's')} on average, {quantity(run.late_percentiles[-2], 's')} once in a hundred times, "
         f"{quantity(run.late_percentiles[-1], 's')} at worst; {run.opened} connections opened, {run.refused} refused"
         + (f", {run.unanswered} given up." if run.unanswered else "."),
     ]
     if run.cpu > _BUSY:
         lines.append("This process was too busy for its figures to be trusted: make the scenario smaller.")
+    if run.waited is not None and run.waited > _WAITING:
+        lines.append("Other programs kept the processors busy: latencies are theirs, too. A quiet machine tells more.")
     return lines
 
 
