@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
@@ -29,6 +30,8 @@ ERRAND = "Lab-Errand"
 """The header that carries the number of an errand."""
 
 _CONNECTS, _CONNECTED, _NOT_CONNECTED = (f"connection.connect_tcp.{step}" for step in ("started", "complete", "failed"))
+_TURNS = 5
+"""Turns of its loop that asyncio needs to accept a connection that is half accepted, and to close it."""
 _SENDS = "http11.send_request_headers.started"
 
 
@@ -50,7 +53,7 @@ class Sockets:
     Beyond the port lies the simulated network: what it delays, loses, repeats or changes is delayed, lost, repeated or
     changed between the socket and the server. `tells` is whether servers are told how long the caller waits.
 
-    A context manager: at the end of the block every port is closed.
+    An asynchronous context manager: at the end of the block every port is closed, and every connection.
     """
 
     def __init__(self, engine: Engine, *, tells: bool) -> None:
@@ -63,16 +66,18 @@ class Sockets:
         # Kept to the end: what arrives after its caller has gone is worked on all the same.
         self._errands: dict[str, dict[int, Errand]] = {}
 
-    def __enter__(self) -> Self:
+    async def __aenter__(self) -> Self:
         return self
 
-    def __exit__(
+    async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         for listener in self._listeners:
             listener.close()
         for port in self._ports.values():
             port.close()
+        for _ in range(_TURNS):
+            await asyncio.sleep(0)
 
     def address(self, name: str) -> tuple[str, int]:
         """Take a free port of the loopback interface for the instance of that name."""

@@ -62,6 +62,8 @@ async def opened(work: float = 0.001) -> AsyncIterator[Bench]:
         finally:
             bench.listener.close()
             bench.port.close()
+            for _ in range(5):
+                await asyncio.sleep(0)  # asyncio closes what it has half accepted
 
 
 def on_sockets(test: Callable[[], Awaitable[None]]) -> Callable[[], None]:
