@@ -122,7 +122,7 @@ def test_what_cannot_be_is_told_in_a_line(arguments, told):
 
 def test_calibrate_plays_over_sockets_and_explains(tmp_path):
     out = tmp_path / "calibration.json"
-    arguments = ("calibrate", STORM, "--set", "duration=2.5", "--policy", "none", "--out", str(out))
+    arguments = ("calibrate", STORM, "--policy", "none", "--out", str(out))
     output = lab(*arguments)
     assert "none, seed 0: 2.5 s over sockets" in output
     for part in ("simulated", "sockets", "delta", "due to", "An idle call over the socket takes", "connections opened"):

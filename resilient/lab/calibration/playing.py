@@ -116,12 +116,11 @@ def _waited() -> float | None:
 
 @asynccontextmanager
 async def _opened(scenario: Scenario, stack: Stack, seed: int) -> AsyncGenerator[tuple[World, Sockets, _Punctuality]]:
-    async with open_engine() as engine:
-        async with Sockets(engine, tells=stack.tells) as wiring, AsyncExitStack() as opened:
-            world = World(scenario, stack, seed, engine, wiring)
-            await world.open(opened)
-            world.began = engine.now()
-            yield world, wiring, _Punctuality(engine)
+    async with open_engine() as engine, Sockets(engine, tells=stack.tells) as wiring, AsyncExitStack() as opened:
+        world = World(scenario, stack, seed, engine, wiring)
+        await world.open(opened)
+        world.began = engine.now()
+        yield world, wiring, _Punctuality(engine)
 
 
 def play(scenario: Scenario, stack: Stack, seed: int) -> tuple[Run, Conditions]:
