@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -166,6 +167,7 @@ def _calibrate(
     figures = [
         figure(
             name,
+            calls=math.fsum(one.metrics["calls"] or 0.0 for one in simulated),
             simulated=values(simulated, name),
             sockets=rolls(sockets, name),
             machine=rolls(machine, name),

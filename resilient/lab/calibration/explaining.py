@@ -15,7 +15,7 @@ from statistics import fmean, median, stdev
 from typing import Final, Literal, TypeAlias, final
 
 from resilient.lab.calibration.playing import Conditions, Idle
-from resilient.lab.drawing.axis import quantity
+from resilient.lab.drawing.axis import FACTOR, quantity
 from resilient.lab.reporting.measures import NEVER, Measure, measure_of
 
 __all__ = ["DICE", "Cause", "Explanation", "Figure", "Range", "Rolls", "explain", "figure", "idle_together", "together"]
@@ -24,6 +24,10 @@ DICE: Final = 5
 """How often each run is simulated with the sockets, and with the machine."""
 _T = 2.776
 """Student's t: 95 % of what four degrees of freedom leave to chance."""
+_FEW = 3.0
+"""Calls that end a millisecond before or after a deadline, or an attempt more or less: nobody's doing."""
+_STARVED = 0.2
+"""The share of the time that a process may wait for a processor, and still be measured."""
 _BUCKET = 1 / 64
 """By how much two equal latencies may differ: percentiles are of a histogram with buckets as wide as that."""
 
@@ -78,15 +82,22 @@ Rolls: TypeAlias = Sequence[Sequence[float | None]]
 
 
 def figure(
-    metric: str, *, simulated: Sequence[float | None], sockets: Rolls, machine: Rolls, real: Sequence[float | None]
+    metric: str,
+    *,
+    calls: float,
+    simulated: Sequence[float | None],
+    sockets: Rolls,
+    machine: Rolls,
+    real: Sequence[float | None],
 ) -> Figure:
-    """Sum up a metric over the seeds."""
+    """Sum up a metric over the seeds, in which there were so many calls."""
     measure = measure_of(metric)
+    few = _FEW / max(calls, 1.0)
     return Figure(
         metric=metric,
         simulated=_centre(measure, simulated),
-        sockets=_range(measure, sockets),
-        machine=_range(measure, machine),
+        sockets=_range(measure, sockets, few),
+        machine=_range(measure, machine, few),
         real=_centre(measure, real),
     )
 
@@ -99,7 +110,7 @@ def _centre(measure: Measure, values: Sequence[float | None]) -> float | None:
     return fmean(known) if known else None
 
 
-def _range(measure: Measure, rolls: Rolls) -> Range | None:
+def _range(measure: Measure, rolls: Rolls, few: float) -> Range | None:
     values = [value for value in (_centre(measure, seeds) for seeds in rolls) if value is not None]
     if not values:
         return None
@@ -109,6 +120,10 @@ def _range(measure: Measure, rolls: Rolls) -> Range | None:
     reach = _T * stdev(values) * math.sqrt(1 + 1 / len(values)) if len(values) > 1 else 0.0
     if measure.unit == "s" and not measure.never:
         reach = max(reach, expected * _BUCKET)
+    elif measure.unit in {"%", FACTOR}:
+        reach = max(reach, few)
+    elif measure.unit:
+        reach = max(reach, few * expected)
     return Range(expected=expected, low=expected - reach, high=expected + reach)
 
 
@@ -130,6 +145,12 @@ def explain(figure: Figure, idle: Idle, conditions: Conditions) -> Explanation:
             text=f"the event loop was {quantity(conditions.late, 's')} late on average ({quantity(late[-2], 's')} once "
             f"in a hundred times, {quantity(late[-1], 's')} at worst); with that the simulation has "
             f"{_between(measure, machine)}",
+        )
+    if conditions.waited is not None and conditions.waited > _STARVED:
+        return Explanation(
+            cause="machine",
+            text="other programs had the processors: this one waited for a CPU in "
+            f"{quantity(conditions.waited, '%')} of the time, and nothing can be said",
         )
     beyond = _difference(measure, real - (high if real > high else low))
     return Explanation(

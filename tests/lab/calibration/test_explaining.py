@@ -117,31 +117,54 @@ def test_a_difference_is_put_down_to_what_was_measured_or_called_unexplained(giv
 
 
 def test_a_delta_is_how_much_more_the_real_one_is():
-    made = figure("p50", simulated=[1.0, 2.0], sockets=[[1.0, 2.0]], machine=[[1.0, 2.0]], real=[2.0, None])
+    made = figure("p50", calls=1000, simulated=[1.0, 2.0], sockets=[[1.0, 2.0]], machine=[[1.0, 2.0]], real=[2.0, None])
     assert (made.simulated, made.real, made.delta) == (1.5, 2.0, 0.5)
-    assert figure("p50", simulated=[None], sockets=[[None]], machine=[[None]], real=[1.0]).delta is None
-    assert figure("recovery", simulated=[None], sockets=[[None]], machine=[[None]], real=[None]).delta == 0.0
+    assert figure("p50", calls=1000, simulated=[None], sockets=[[None]], machine=[[None]], real=[1.0]).delta is None
+    assert (
+        figure("recovery", calls=1000, simulated=[None], sockets=[[None]], machine=[[None]], real=[None]).delta == 0.0
+    )
 
 
 def test_a_range_is_as_wide_as_the_dice_make_it():
-    made = figure("amplification", simulated=[1.0], sockets=[[1.0], [1.2]], machine=[[1.1], [1.1]], real=[1.0])
+    made = figure(
+        "amplification", calls=1000, simulated=[1.0], sockets=[[1.0], [1.2]], machine=[[1.1], [1.1]], real=[1.0]
+    )
     assert made.sockets is not None
     assert made.machine is not None
     assert made.sockets.expected == pytest.approx(1.1)
     assert made.sockets.low < 1.0
     assert made.sockets.high > 1.2
-    assert (made.machine.low, made.machine.high) == (1.1, 1.1)
+    assert (made.machine.low, made.machine.high) == pytest.approx((1.097, 1.103))  # three calls of a thousand
 
 
 def test_equal_latencies_may_differ_by_a_bucket_of_the_histogram():
-    made = figure("p50", simulated=[1.0], sockets=[[1.0], [1.0]], machine=[[1.0], [1.0]], real=[1.0])
+    made = figure("p50", calls=1000, simulated=[1.0], sockets=[[1.0], [1.0]], machine=[[1.0], [1.0]], real=[1.0])
     assert made.sockets is not None
     assert 1.01 in made.sockets
     assert 1.02 not in made.sockets
 
 
+def test_a_few_calls_are_nobodys_doing():
+    made = figure("goodput", calls=100, simulated=[50.0], sockets=[[50.0]], machine=[[50.0]], real=[50.0])
+    assert made.sockets is not None
+    assert (made.sockets.low, made.sockets.high) == (48.5, 51.5)
+    made = figure("duplicates", calls=100, simulated=[5], sockets=[[5]], machine=[[5]], real=[5])
+    assert made.sockets is not None
+    assert (made.sockets.low, made.sockets.high) == (5, 5)
+
+
+def test_of_a_machine_that_is_never_free_nothing_can_be_said():
+    given = Figure(metric="p50", simulated=1.0, sockets=span(1.0, 1.1), machine=span(1.0, 1.2), real=9.0)
+    assert explain(given, IDLE, conditions(waited=None)).cause == "unexplained"
+    found = explain(given, IDLE, conditions(waited=0.9))
+    assert (found.cause, found.text) == (
+        "machine",
+        "other programs had the processors: this one waited for a CPU in 90 % of the time, and nothing can be said",
+    )
+
+
 def test_a_recovery_that_some_dice_never_see_may_never_come():
-    made = figure("recovery", simulated=[3.0], sockets=[[3.0], [None], [4.0]], machine=[[3.0]], real=[3.0])
+    made = figure("recovery", calls=1000, simulated=[3.0], sockets=[[3.0], [None], [4.0]], machine=[[3.0]], real=[3.0])
     assert made.sockets == Range(expected=4.0, low=3.0, high=math.inf)
 
 
