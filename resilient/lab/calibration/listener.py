@@ -120,9 +120,8 @@ class Listener:
 
     def take(self, headers: Mapping[str, str]) -> tuple[asyncio.Future[Any], Sequence[Job]]:
         """Give a request to the server; return what is told the reply, and what the server has of it."""
-        signal = self._engine.signal()
-        assert isinstance(signal, asyncio.Future)
-        return signal, self._take(headers, signal)
+        answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        return answer, self._take(headers, answer)
 
     def _hang_up(self) -> None:
         if self._accepting is not None:
