@@ -75,6 +75,7 @@ class Listener:
         self._engine = engine
         self._take = take
         self._socket: socket.socket | None = None
+        self._opening: socket.socket | None = None
         self._accepting: asyncio.Server | None = None
         self._connections: dict[_Connection, None] = {}
 
@@ -99,7 +100,9 @@ class Listener:
         if self._socket is not listening:
             return
         loop = asyncio.get_running_loop()
+        self._opening = listening
         accepting = await loop.create_server(partial(self._connect, listening), sock=listening, backlog=_BACKLOG)
+        self._opening = None
         if self._socket is listening:
             self._accepting = accepting
         else:  # it died meanwhile
@@ -128,7 +131,8 @@ class Listener:
             self._accepting.close()
             self._accepting = None
         if self._socket is not None:
-            self._socket.close()
+            if self._socket is not self._opening:  # asyncio, which just begins to listen on that one, has to close it
+                self._socket.close()
             self._socket = None
         for connection in [*self._connections]:
             connection.reset()
