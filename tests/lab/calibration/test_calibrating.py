@@ -96,9 +96,9 @@ def test_servers_join_leave_and_call_each_other():
         Tier(name="back", instances=2, workers=10, service_time=Constant(0.002)),
     ]
     # Who leaves is drained to the end: how many would be cut off depends on how quick the machine is.
-    front = Rolling(at=0.1, every=0.3, seconds=0.2, drain=60.0, tier="front")
-    back = Rolling(at=0.2, every=0.3, seconds=0.2, drain=60.0, tier="back")
-    rolling = small(front, back, tiers=tiers, duration=0.5)
+    front = Rolling(at=0.05, every=0.3, seconds=0.2, drain=60.0, tier="front")
+    back = Rolling(at=0.1, every=0.3, seconds=0.2, drain=60.0, tier="back")
+    rolling = small(front, back, tiers=tiers, rate=30.0)
     real, conditions = played(rolling, RETRY3)
     assert real["success"] == 1.0
     assert len([name for name in real if name.startswith("share.back-")]) > 2
