@@ -8,12 +8,14 @@ from typing import Any
 import pytest
 
 from resilient.lab.arrivals import constant
+from resilient.lab.bench.references import make_scenario
 from resilient.lab.calibration.calibrating import calibrate
 from resilient.lab.calibration.limits import check_load, check_scenario
 from resilient.lab.calibration.playing import Conditions, play
 from resilient.lab.faults import Corruption, Crash, SilentReplies, Suspension, WallClockShift
 from resilient.lab.membership import Rolling
 from resilient.lab.scenario import OpenLoop, Scenario, Tier
+from resilient.lab.scenarios import names
 from resilient.lab.simulation.run import run
 from resilient.lab.stacks import Stack, stack
 from resilient.lab.world.service_times import Constant
@@ -119,6 +121,14 @@ def test_servers_join_leave_and_call_each_other():
 def test_what_cannot_be_played_is_refused_and_why(scenario, words):
     with pytest.raises(ValueError, match=words):
         calibrate(scenario, [NONE])
+
+
+def test_the_smaller_versions_of_scenarios_are_small_enough():
+    smaller = {name: make_scenario(name).calibration for name in names()}
+    found = [make_scenario(name, knobs) for name, knobs in smaller.items() if knobs]
+    assert len(found) >= 9
+    for scenario in found:
+        check_scenario(scenario, longest=25.0)
 
 
 def test_more_may_be_asked_for():

@@ -308,3 +308,12 @@ def test_a_mode_that_is_none_is_refused():
         metrics_of(world(), mode="tcp")
     with pytest.raises(ValueError, match="backend='curio'"):
         metrics_of(world(), backend="curio")
+
+
+def test_other_dice_give_policies_another_luck_in_the_same_world():
+    flaky = world(Fail(ratio=0.3), load=OpenLoop(arrivals=lambda random: poisson(20, random, duration=20.0)))
+    own = run(flaky, "default", 3).metrics
+    assert run(flaky, "default", 3, dice=3).metrics == own
+    other = run(flaky, "default", 3, dice=4).metrics
+    assert other["calls"] == own["calls"]
+    assert other["mean"] != own["mean"]

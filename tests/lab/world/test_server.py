@@ -420,3 +420,15 @@ def test_every_call_is_inside_from_when_it_comes_until_it_is_answered(script):
             assert server.load == len(sent) - len(ends)
 
     virtual_time.run(main)
+
+
+@in_virtual_time
+async def test_whoever_wants_to_know_is_told_when_it_can_be_reached_and_when_not():
+    async with open_desk() as desk:
+        told: list[bool] = []
+        desk.server.on_change = lambda: told.append(desk.server.reachable)
+        desk.server.die()
+        desk.server.die()
+        desk.server.reachable = True
+        desk.server.reachable = True
+        assert told == [False, True]
