@@ -6,11 +6,13 @@ attempt's end comes back and decides about the next ones.
 
 from __future__ import annotations
 
-from resilient.balancing.balancer import Balancer, Pick, Reason
+from resilient.balancing.balancer import Balancer
 from resilient.balancing.explanation import Explanation, Standing
-from resilient.balancing.member import Filter, Member
+from resilient.balancing.member import Filter, Filtering, Member, Split, Splitting
+from resilient.balancing.pick import Pick, Reason
 from resilient.balancing.pickers import LeastRequest, PeakEwma, Picker, RoundRobin
 from resilient.balancing.policy import Balance
+from resilient.machines.comparison import Comparison
 from resilient.machines.outlier import Ejection
 from resilient.machines.picking import Candidate, Observer, Picking
 
@@ -18,9 +20,11 @@ __all__ = [
     "Balance",
     "Balancer",
     "Candidate",
+    "Comparison",
     "Ejection",
     "Explanation",
     "Filter",
+    "Filtering",
     "LeastRequest",
     "Member",
     "Observer",
@@ -30,5 +34,7 @@ __all__ = [
     "Picking",
     "Reason",
     "RoundRobin",
+    "Split",
+    "Splitting",
     "Standing",
 ]

@@ -5,54 +5,35 @@ from __future__ import annotations
 import math
 import threading
 from collections import Counter
-from collections.abc import Hashable, Sequence
-from typing import Literal, TypeAlias, final
+from collections.abc import Callable, Hashable, Sequence
+from typing import final
 
 from resilient.balancing.explanation import Explanation, Standing
-from resilient.balancing.member import Filter, Member, State
+from resilient.balancing.member import Filter, Member
+from resilient.balancing.narrowing import Fork, Narrowing
+from resilient.balancing.pick import Pick, Reason
 from resilient.balancing.pickers import PeakEwma, Picker
 from resilient.errors import NoInstance
-from resilient.events import Event, InstanceEjected, InstanceRestored, SnapshotApplied
+from resilient.events import (
+    Event,
+    InstanceEjected,
+    InstanceHealthy,
+    InstanceRestored,
+    InstanceUnhealthy,
+    SnapshotApplied,
+)
 from resilient.instance import Instance
 from resilient.machines.circuit import CircuitState, Judgement, Permit
+from resilient.machines.comparison import Comparison
 from resilient.machines.outlier import Division, Ejection
 from resilient.machines.picking import Chance, Observer
 from resilient.snapshot import Snapshot
 from resilient.verdict import Verdict
 
-__all__ = ["Balancer", "Pick", "Reason"]
-
-Reason: TypeAlias = Literal["balanced", "only", "panic", "trial", "elsewhere", "again"]
-"""Why an instance was picked: by the picker's rule; it is the only one; too few are healthy, so all are used; to find
-out whether it works again; the call was tried at others before; the call was tried at all of them before."""
+__all__ = ["Balancer"]
 
 _NEVER = Ejection(consecutive_failures=None, failure_ratio=None)
 _QUIET: tuple[Event, ...] = ()
-
-
-@final
-class Pick:
-    """The instance of one attempt, and why this one. Settle it exactly once; the rest is the balancer's business."""
-
-    __slots__ = ("answered", "instance", "member", "permit", "reason", "settled")
-
-    instance: Instance
-    reason: Reason
-    member: Member
-    permit: Permit | None
-    """None where the circuit has no say: in a panic."""
-    answered: bool
-    settled: bool
-
-    def __init__(self, member: Member, permit: Permit | None, reason: Reason) -> None:
-        self.instance = member.instance
-        self.reason = reason
-        self.member = member
-        self.permit = permit
-        self.answered = self.settled = False
-
-    def __repr__(self) -> str:
-        return f"Pick({self.instance.id!r}, {self.reason!r})"
 
 
 @final
@@ -64,7 +45,7 @@ class Balancer:
     `ejection`
         How instances that fail are taken out of use (`Ejection()`); None: never.
     `filters`
-        What narrows or tilts the choice, in this order.
+        What narrows or tilts the choice, in this order (see `resilient.balancing.filters`).
     `name`
         Of the service, for its events and errors.
 
@@ -75,7 +56,7 @@ class Balancer:
     Time and chance are arguments. Thread-safe: a short lock around each decision, none while a call runs. Methods that
     return events leave it to the caller to send them, outside the lock.
 
-    Raises `TypeError` for a picker that looks at latencies but not at failures.
+    Raises `TypeError` for a picker that looks at latencies but not at failures, and for a filter that is none.
     """
 
     def __init__(
@@ -103,10 +84,14 @@ class Balancer:
         self._members: dict[str, Member] = {}
         self._order: list[Member] = []
         self._division: Division[Member] = self._rules.divide((), 0.0)
+        self._narrowing = Narrowing(self.filters)
         self._candidates: tuple[Member, ...] = ()
+        self._fork: Fork | None = None
+        self._plain = True
         self._trial: tuple[Member, ...] = ()
         self._reason: Reason = "balanced"
         self._until = math.inf
+        self._compared = math.inf
 
     def __repr__(self) -> str:
         return f"Balancer({self.picker!r}, ejection={self.ejection!r}, name={self.name!r})"
@@ -120,6 +105,8 @@ class Balancer:
         """Replace what is known of the service; return what changed."""
         with self._lock:
             last, self._snapshot = self._snapshot, snapshot
+            if last is None:
+                self._compared = now
             if last is not None and last.instances == snapshot.instances:
                 return _QUIET
             old = self._members
@@ -159,8 +146,8 @@ class Balancer:
             if now >= self._until:
                 self._arrange(now, random)
             candidates, reason = self._candidates, self._reason
-            if tried or self._trial:
-                candidates, reason, permit = self._narrow(candidates, now, tried)
+            if tried or not self._plain:
+                candidates, reason, permit = self._narrow(now, random, tried, key)
                 if permit is not None:
                     candidates[0].active += 1
                     return Pick(candidates[0], permit, reason)
@@ -227,6 +214,47 @@ class Balancer:
                 self._observer.observe_unfinished(member, latency, now)
             return _QUIET if permit is None else self._judge(member, permit, judgement, now, random)
 
+    def era(self, instance: str) -> int | None:
+        """A number that changes with each ejection and restoration of an instance; None: it is not known.
+
+        For `check`: whoever checks an instance asks before the check begins.
+        """
+        with self._lock:
+            member = self._members.get(instance)
+            return None if member is None else member.circuit.era
+
+    def check(
+        self, instance: str, problem: str | None, now: float, random: Chance, *, restore: int | None = None
+    ) -> tuple[Event, ...]:
+        """Learn what health checks say of an instance, and return what this changed.
+
+        `problem` is what is wrong with it, None: it is well. With `restore`, the `era` from before the check, its
+        ejection is over too, if it has been ejected since then already.
+        """
+        with self._lock:
+            member = self._members.get(instance)
+            if member is None:
+                return _QUIET
+            events: list[Event] = []
+            was, member.problem = member.problem, problem
+            if problem is None and was is not None:
+                member.healthy_since = now
+                events.append(InstanceHealthy(at=now, name=self.name, instance=instance))
+            elif problem is not None and was is None:
+                events.append(InstanceUnhealthy(at=now, name=self.name, instance=instance, reason=problem))
+            circuit = member.circuit
+            if problem is None and circuit.closed is None and circuit.era == restore:
+                circuit.reset(now)
+                events += self._changes(member, now, str)
+            if events:
+                self._arrange(now, random)
+            return tuple(events)
+
+    def busy(self, now: float) -> bool:
+        """Whether calls are under way, or ended within the window of the ejection."""
+        with self._lock:
+            return any(member.active or any(member.circuit.tally(now)) for member in self._members.values())
+
     def instances(self, now: float) -> tuple[Standing, ...]:
         """How each instance stands at this moment, in the order of the snapshot."""
         return self.explain(now).standings
@@ -241,6 +269,7 @@ class Balancer:
                 version=None if snapshot is None else snapshot.version,
                 stale_for=None if stale_since is None else now - stale_since,
                 panic=self._division.panic,
+                notes=self._narrowing.notes(self._candidates),
                 standings=tuple(self._standing(member, now) for member in self._members.values()),
             )
 
@@ -250,27 +279,28 @@ class Balancer:
         for member in self._order:
             member.weight = member.instance.weight
         serving = [member for member in self._order if member.weight > 0]
-        self._until = math.inf
-        for rule in self.filters:
-            weights, until = rule.weigh(serving, now)
-            self._until = min(self._until, until)
-            for member, weight in zip(serving, weights, strict=True):
-                member.weight = weight
+        serving, until = self._narrowing.weigh(serving, now, random)
         if changed or before != [member.weight for member in self._order]:
             self._picking.update(self._order, now, random)
         self._division = self._rules.divide(serving, now)
-        self._until = min(self._until, self._division.until)
+        self._until = min(until, self._division.until)
         self._candidates = tuple(member for member in self._division.usable if member.weight > 0)
         self._trial = tuple(member for member in self._division.trial if member.weight > 0)
+        self._fork = self._narrowing.fork(self._candidates)
+        self._plain = self._fork is None and not self._trial
         if self._division.panic:
             self._reason = "panic"
         else:
             self._reason = "only" if len(self._candidates) == 1 else "balanced"
 
     def _narrow(
-        self, candidates: tuple[Member, ...], now: float, tried: Sequence[Instance] | None
+        self, now: float, random: Chance, tried: Sequence[Instance] | None, key: Hashable
     ) -> tuple[tuple[Member, ...], Reason, Permit | None]:
-        """Choose where some were tried before or somebody is on trial: a permit says that it is the only candidate."""
+        """Choose where some were tried before, somebody is on trial, or calls are divided.
+
+        A permit says that it is the only candidate.
+        """
+        candidates = self._candidates
         before = {instance.id for instance in tried} if tried else set[str]()
         fresh = tuple(member for member in candidates if member.id not in before)
         # A call that failed once already is no probe, unless it has nowhere else to go.
@@ -279,9 +309,13 @@ class Balancer:
                 permit = None if member.id in before else member.circuit.admit(now)
                 if permit is not None:
                     return (member,), "trial", permit
+        group = candidates if self._fork is None else self._fork.choose(key, random)
         if not before:
-            return candidates, self._reason, None
-        return (fresh, "elsewhere", None) if fresh else (candidates, "again", None)
+            return group, self._reason if self._fork is None or self._division.panic else "split", None
+        near = fresh if self._fork is None else tuple(member for member in group if member.id not in before)
+        if near or fresh:
+            return near or fresh, "elsewhere", None
+        return group, "again", None
 
     def _judge(
         self, member: Member, permit: Permit, judgement: Judgement, now: float, random: Chance
@@ -292,12 +326,33 @@ class Balancer:
             return _QUIET
         row = circuit.failures()
         circuit.settle(permit, judgement, 0.0, now, random)
-        if not circuit.changed:
-            return _QUIET
+        events = self._changes(member, now, lambda: self._rules.why(row + 1)) if circuit.changed else []
+        if events:
+            self._arrange(now, random)
+        if judgement is Judgement.BAD and self._rules.comparison is not None:
+            events += self._compare(self._rules.comparison, now, random)
+        return tuple(events)
+
+    def _compare(self, comparison: Comparison, now: float, random: Chance) -> list[Event]:
+        """Eject who is an outlier, unless that was looked for a short while ago."""
+        if now - self._compared < self._rules.window:
+            return []
+        self._compared = now
         events: list[Event] = []
-        for change in circuit.take_changes():
+        judged = [member for member in self._order if member.healthy and member.weight > 0]
+        for place, reason in comparison.outliers([member.circuit.tally(now) for member in judged]):
+            if self._division.room:
+                judged[place].circuit.trip(now, random)
+                events += self._changes(judged[place], now, lambda: reason)  # noqa: B023 - called at once
+                self._arrange(now, random)
+        return events
+
+    def _changes(self, member: Member, now: float, why: Callable[[], str]) -> list[Event]:
+        """What the circuit of `member` went through."""
+        events: list[Event] = []
+        for change in member.circuit.take_changes():
             if change.new is CircuitState.OPEN:
-                reason = "its trial failed" if change.old is CircuitState.HALF_OPEN else self._why(row + 1)
+                reason = "its trial failed" if change.old is CircuitState.HALF_OPEN else why()
                 seconds = change.cooldown
                 events.append(
                     InstanceEjected(at=now, name=self.name, instance=member.id, seconds=seconds, reason=reason)
@@ -305,33 +360,19 @@ class Balancer:
             elif change.new is CircuitState.CLOSED:
                 member.healthy_since = now
                 events.append(InstanceRestored(at=now, name=self.name, instance=member.id))
-        if events:
-            self._arrange(now, random)
-        return tuple(events)
-
-    def _why(self, row: int) -> str:
-        limit, share = self._rules.consecutive_failures, self._rules.failure_ratio
-        if limit is not None and row >= limit:
-            return f"{row} failures in a row"
-        return f"{share:.0%} of its calls in {self._rules.window:g} s failed"
-
-    def _state(self, member: Member) -> State:
-        if member.instance.weight == 0:
-            return "draining"
-        if not member.healthy:
-            return "trial" if member in self._trial else "ejected"
-        return "healthy" if member.weight > 0 else "filtered"
+        return events
 
     def _standing(self, member: Member, now: float) -> Standing:
         return Standing(
             instance=member.instance,
-            state=self._state(member),
+            state=member.state(self._trial),
             candidate=member in self._candidates,
             weight=member.weight,
             active=member.active,
             score=self._picking.score(member, now) if member.weight > 0 else math.inf,
             failures=member.circuit.failures(),
-            ejected_for=0.0 if member.healthy else max(0.0, member.circuit.until - now),
+            ejected_for=0.0 if member.circuit.closed is not None else max(0.0, member.circuit.until - now),
+            detail="; ".join([*filter(None, [member.problem]), *map(str, member.marks)]),
         )
 
     def _describe(self) -> str:
@@ -340,7 +381,7 @@ class Balancer:
             return "discovery has not answered yet"
         if total == 0:
             return "discovery knows no instance"
-        states = Counter(self._state(member) for member in self._members.values())
+        states = Counter(member.state(self._trial) for member in self._members.values())
         told = ", ".join(f"{count} {state}" for state, count in states.items())
         if self._division.panic:
             return f"panic, too few are healthy, so all are used: {told}"

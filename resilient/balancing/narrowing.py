@@ -1,0 +1,97 @@
+"""What the filters of one service make of its instances."""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_right
+from collections.abc import Hashable, Sequence
+from itertools import accumulate
+from typing import Any, TypeAlias, final
+
+from resilient.balancing.member import Filter, Filtering, Mark, Member, Splitting
+from resilient.machines.lots import lot
+from resilient.machines.picking import Chance
+
+__all__ = ["Fork", "Narrowing"]
+
+Candidates: TypeAlias = tuple[Member, ...]
+
+
+@final
+class Fork:
+    """Which of several groups of candidates a call goes to: one lot a split, however many instances there are."""
+
+    __slots__ = ("branches", "ends", "sticky")
+
+    def __init__(self, shares: Sequence[float], branches: Sequence[Fork | Candidates], sticky: str | None) -> None:
+        self.ends = list(accumulate(shares))[:-1]
+        self.branches = tuple(branches)
+        self.sticky = sticky
+
+    def choose(self, key: Hashable, random: Chance) -> Candidates:
+        """Draw the group of a call; calls with the same `key` draw the same where the split is sticky."""
+        branch: Fork | Candidates = self
+        while isinstance(branch, Fork):
+            drawn = random() if branch.sticky is None or key is None else lot(branch.sticky, key)
+            branch = branch.branches[bisect_right(branch.ends, drawn)]
+        return branch
+
+
+@final
+class Narrowing:
+    """The filters of one service, one after the other."""
+
+    __slots__ = ("_rules", "_splittings")
+
+    def __init__(self, filters: Sequence[Filter]) -> None:
+        self._rules = [(rule, _name(rule), bool(getattr(rule, "removes", False))) for rule in map(_machine, filters)]
+        self._splittings = [rule for rule, _, _ in self._rules if isinstance(rule, Splitting)]
+
+    def weigh(self, members: list[Member], now: float, random: Chance) -> tuple[list[Member], float]:
+        """Give `members` their weights; return those that are left, and when this changes by itself."""
+        until = math.inf
+        if not self._rules:
+            return members, until
+        for member in members:
+            member.marks = ()
+        for rule, name, removes in self._rules:
+            weights, end = rule.weigh(members, now, random)
+            until = min(until, end)
+            for member, weight in zip(members, weights, strict=True):
+                if weight != member.weight:
+                    member.marks = (*member.marks, Mark(name, weight / member.weight if member.weight else weight))
+                    member.weight = weight
+            if removes:
+                members = [member for member in members if member.weight > 0]
+        return members, until
+
+    def fork(self, candidates: Candidates) -> Fork | None:
+        """How calls are divided among `candidates`; None where they are not."""
+        branch = _grow(candidates, self._splittings) if candidates else candidates
+        return branch if isinstance(branch, Fork) else None
+
+    def notes(self, candidates: Candidates) -> tuple[str, ...]:
+        """What is to be said of the splits."""
+        splits = [rule.split(candidates) for rule in self._splittings] if candidates else []
+        return tuple(split.note for split in splits if split is not None)
+
+
+def _grow(members: Candidates, splittings: Sequence[Splitting]) -> Fork | Candidates:
+    for number, rule in enumerate(splittings, 1):
+        split = rule.split(members)
+        if split is not None:
+            branches = [_grow(group, splittings[number:]) for group in split.groups]
+            return Fork(split.shares, branches, split.sticky)
+    return members
+
+
+def _machine(one: Filter) -> Filtering:
+    make: Any = getattr(one, "filtering", None)
+    if make is None:
+        raise TypeError(f"filters: {one!r} is no Filter: it has no filtering() that makes what weighs the instances")
+    rule: Filtering = make()
+    return rule
+
+
+def _name(rule: Filtering) -> str:
+    return str(getattr(rule, "name", type(rule).__name__))
