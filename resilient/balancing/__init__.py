@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from resilient.balancing.balancer import Balancer
 from resilient.balancing.explanation import Explanation, Standing
+from resilient.balancing.filters import Draining, PreferZone, SlowStart, Subset, TrafficSplit, ZoneHints
 from resilient.balancing.member import Filter, Filtering, Member, Split, Splitting
 from resilient.balancing.pick import Pick, Reason
 from resilient.balancing.pickers import LeastRequest, PeakEwma, Picker, RoundRobin
@@ -21,6 +22,7 @@ __all__ = [
     "Balancer",
     "Candidate",
     "Comparison",
+    "Draining",
     "Ejection",
     "Explanation",
     "Filter",
@@ -32,9 +34,14 @@ __all__ = [
     "Pick",
     "Picker",
     "Picking",
+    "PreferZone",
     "Reason",
     "RoundRobin",
+    "SlowStart",
     "Split",
     "Splitting",
     "Standing",
+    "Subset",
+    "TrafficSplit",
+    "ZoneHints",
 ]
