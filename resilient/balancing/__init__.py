@@ -9,6 +9,7 @@ from __future__ import annotations
 from resilient.balancing.balancer import Balancer
 from resilient.balancing.explanation import Explanation, Standing
 from resilient.balancing.filters import Draining, PreferZone, SlowStart, Subset, TrafficSplit, ZoneHints
+from resilient.balancing.health import Check, CheckFailed, HealthCheck, HttpCheck, TcpCheck
 from resilient.balancing.member import Filter, Filtering, Member, Split, Splitting
 from resilient.balancing.pick import Pick, Reason
 from resilient.balancing.pickers import LeastRequest, PeakEwma, Picker, RoundRobin
@@ -21,12 +22,16 @@ __all__ = [
     "Balance",
     "Balancer",
     "Candidate",
+    "Check",
+    "CheckFailed",
     "Comparison",
     "Draining",
     "Ejection",
     "Explanation",
     "Filter",
     "Filtering",
+    "HealthCheck",
+    "HttpCheck",
     "LeastRequest",
     "Member",
     "Observer",
@@ -42,6 +47,7 @@ __all__ = [
     "Splitting",
     "Standing",
     "Subset",
+    "TcpCheck",
     "TrafficSplit",
     "ZoneHints",
 ]
