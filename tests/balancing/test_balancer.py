@@ -577,6 +577,11 @@ def test_a_filter_that_leaves_nobody_is_told_of() -> None:
         pick(zoned(Nobody()))
 
 
+def test_what_is_no_filter_is_refused() -> None:
+    with pytest.raises(TypeError, match=r"filters: .* is no Filter: it has no filtering\(\)"):
+        Balancer(filters=[lambda members: members])  # type: ignore[list-item]  # the test
+
+
 # Explanations
 
 

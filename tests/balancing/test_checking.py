@@ -391,6 +391,22 @@ def test_when_the_service_is_closed_no_check_is_left_and_nothing_that_it_found(b
     virtual_time.run(main, backend=backend)
 
 
+def test_an_answer_that_comes_too_late_is_not_told(backend):
+    async def main():
+        async def check(_instance: Instance) -> bool:
+            assert service._checking is not None
+            service._checking.stop()
+            return False
+
+        rule = HealthCheck(check, unhealthy_after=1)
+        service = Service("orders", Changing("a"), health=rule)
+        async with service:
+            await anyio.sleep(100.0)
+            assert service.instances()[0].state == "healthy"
+
+    virtual_time.run(main, backend=backend)
+
+
 def test_a_cancellation_anywhere_leaves_no_check_behind(backend):
     async def scenario(hospital: Hospital) -> None:
         async with hospital.service:
