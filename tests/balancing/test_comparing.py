@@ -28,7 +28,7 @@ def some_fail(share: float, *names: str) -> Behaviour:
 
 
 def fleet(seed: int = 0, **ejection: object) -> Fleet:
-    rules = Ejection(**{"comparison": Comparison(), **ejection})  # type: ignore[arg-type]  # as the test gives them
+    rules = Ejection(**{"comparison": Comparison(), "duration": 5.0, **ejection})  # type: ignore[arg-type]  # as the test gives them
     made = Fleet(Balancer(RoundRobin(), ejection=rules), seed)
     made.apply(*NAMES)
     return made

@@ -72,8 +72,6 @@ def test_it_is_what_the_last_checks_say(checks: list[str], bad: int, good: int) 
         }
         if state != "unhealthy" and failing:
             state, since = "unhealthy", number
-        elif state == "unknown" and recent[-1] == OK:
-            state, since, was_healthy = "healthy", number, True
-        elif state == "unhealthy" and passing:
+        elif (state == "unknown" and recent[-1] == OK) or (state == "unhealthy" and passing):
             state, since, was_healthy = "healthy", number, True
     assert play(*checks, unhealthy_after=bad, healthy_after=good).state == state

@@ -30,7 +30,7 @@ def kept(one: Filter, members: Sequence[Member]) -> list[str]:
 
 
 def balancing(*filters: Filter, instances: Sequence[object], picker: Picker | None = None) -> Balancer:
-    made = Balancer(picker or PeakEwma(), filters=filters)
+    made = Balancer(picker or PeakEwma(), filters=filters, ejection=Ejection(duration=5.0))
     made.apply(snapshot(*instances), 0.0, RANDOM)  # type: ignore[arg-type]  # as given
     return made
 
