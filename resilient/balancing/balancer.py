@@ -56,7 +56,8 @@ class Balancer:
     Time and chance are arguments. Thread-safe: a short lock around each decision, none while a call runs. Methods that
     return events leave it to the caller to send them, outside the lock.
 
-    Raises `TypeError` for a picker that looks at latencies but not at failures, and for a filter that is none.
+    Raises `TypeError` for a picker that looks at latencies but not at failures, and for a filter that is none;
+    `ValueError` for filters that go by different keys.
     """
 
     def __init__(
@@ -85,6 +86,8 @@ class Balancer:
         self._order: list[Member] = []
         self._division: Division[Member] = self._rules.divide((), 0.0)
         self._narrowing = Narrowing(self.filters)
+        self.key = self._narrowing.key
+        """What calls that belong together have in common."""
         self._candidates: tuple[Member, ...] = ()
         self._fork: Fork | None = None
         self._plain = True

@@ -132,7 +132,7 @@ class Splitting(Protocol):
     """A `Filtering` that gives exact shares of the calls to groups of instances.
 
     Weights cannot do that: what they mean is the picker's business, and to a picker that looks at latencies they are a
-    handicap.
+    handicap. With an attribute `key`, a function of the call, its splits may be sticky.
     """
 
     def split(self, members: Sequence[Member]) -> Split | None:

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_right
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from itertools import accumulate
 from typing import Any, TypeAlias, final
 
 from resilient.balancing.member import Filter, Filtering, Mark, Member, Splitting
+from resilient.call import Call
 from resilient.machines.lots import lot
 from resilient.machines.picking import Chance
 
 __all__ = ["Fork", "Narrowing"]
 
+Key: TypeAlias = Callable[[Call], Hashable]
 Candidates: TypeAlias = tuple[Member, ...]
 
 
@@ -41,11 +43,16 @@ class Fork:
 class Narrowing:
     """The filters of one service, one after the other."""
 
-    __slots__ = ("_rules", "_splittings")
+    __slots__ = ("_rules", "_splittings", "key")
 
     def __init__(self, filters: Sequence[Filter]) -> None:
         self._rules = [(rule, _name(rule), bool(getattr(rule, "removes", False))) for rule in map(_machine, filters)]
         self._splittings = [rule for rule, _, _ in self._rules if isinstance(rule, Splitting)]
+        keys: set[Key] = {key for rule in self._splittings if (key := getattr(rule, "key", None)) is not None}
+        if len(keys) > 1:
+            raise ValueError(f"filters={filters!r}: a call has one key; give the same function to all that want one")
+        self.key = keys.pop() if keys else None
+        """What the splits go by, of a call."""
 
     def weigh(self, members: list[Member], now: float, random: Chance) -> tuple[list[Member], float]:
         """Give `members` their weights; return those that are left, and when this changes by itself."""

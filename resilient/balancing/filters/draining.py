@@ -21,20 +21,20 @@ class Draining:
     For registries in which a state is easier to write than a weight: the weight 0 drains without any filter. To this
     client they are gone: they count neither for the cap of the ejection nor for the panic threshold.
 
-    `key`, `values`
+    `metadata`, `values`
         The metadata that says so: `state`, which is `draining`.
 
-    Raises `ValueError` for an empty key, and if there are no values.
+    Raises `ValueError` for an empty name, and if there are no values.
     """
 
-    key: str = "state"
+    metadata: str = "state"
     values: Sequence[str] = ("draining",)
     name: ClassVar[str] = "draining"
     removes: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        if not self.key:
-            raise ValueError("key='': the name of the metadata that tells who is draining")
+        if not self.metadata:
+            raise ValueError("metadata='': the name of the metadata that tells who is draining")
         if not self.values or isinstance(self.values, str):
             raise ValueError(f"values={self.values!r}: the values that mean draining, such as ('draining', 'leaving')")
 
@@ -44,5 +44,5 @@ class Draining:
 
     def weigh(self, members: Sequence[Member], now: float, random: Chance) -> tuple[Sequence[float], float]:
         """Leave out who drains."""
-        leaving = (member.instance.metadata.get(self.key) in self.values for member in members)
+        leaving = (member.instance.metadata.get(self.metadata) in self.values for member in members)
         return [0.0 if left else member.weight for member, left in zip(members, leaving, strict=True)], math.inf

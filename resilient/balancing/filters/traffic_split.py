@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, final
 
 from resilient.balancing.member import Member, Split
+from resilient.call import Call
 from resilient.machines.picking import Chance
 
 __all__ = ["TrafficSplit"]
@@ -25,39 +26,42 @@ class TrafficSplit:
     drawn, then the picker chooses in it. A group of which nobody may be called leaves its share to the rest, and an
     attempt that has been everywhere in its group goes elsewhere. With the share 0 a group gets nothing, ever.
 
-    `key`
-        The metadata that tells the groups apart.
+    `metadata`
+        What tells the groups apart.
     `shares`
         For some of its values the percentage of the calls. All other instances, those without the metadata too, share
         what is left of 100; if nothing is left, they get nothing.
-    `sticky`
-        Whether calls with the same key go to the same group, in every process, and stay with a canary while its share
-        grows. For keys that are strings, numbers, or tuples of these; calls without one draw by chance.
+    `key`
+        What calls that belong together have in common, such as the number of a customer: they go to the same group, in
+        every process, and stay with a canary while its share grows. Strings, numbers, or tuples of these; calls for
+        which it is None draw by chance, and so do all if there is no such function (None).
 
-    Raises `ValueError` for an argument out of its range.
+    Raises `ValueError` or `TypeError` for an argument out of its range.
     """
 
-    key: str
+    metadata: str
     shares: Mapping[str, float] = field(hash=False)
-    sticky: bool = field(default=False, kw_only=True)
+    key: Callable[[Call], Hashable] | None = field(default=None, kw_only=True)
     removes: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         given: Any = self.shares
-        if not self.key:
-            raise ValueError("key='': the name of the metadata that tells the groups apart, such as 'version'")
+        if not self.metadata:
+            raise ValueError("metadata='': the name of the metadata that tells the groups apart, such as 'version'")
         if not (isinstance(given, Mapping) and given):
-            raise ValueError(f"shares={given!r}: percentages by value of {self.key!r}, such as {{'v2': 5}}")
+            raise ValueError(f"shares={given!r}: percentages by value of {self.metadata!r}, such as {{'v2': 5}}")
         for value, share in self.shares.items():
             if not 0 <= share <= _ALL:
                 raise ValueError(f"shares[{value!r}]={share!r}: a percentage, from 0 to 100")
         if self._rest < 0:
             raise ValueError(f"shares={self.shares!r}: more than 100 % of the calls")
+        if not (self.key is None or callable(self.key)):
+            raise TypeError(f"key={self.key!r}: a function of the call, such as lambda call: call.idempotency_key")
 
     @property
     def name(self) -> str:
         """What explanations call it."""
-        return f"split by {self.key}"
+        return f"split by {self.metadata}"
 
     def filtering(self) -> TrafficSplit:
         """Return itself: it remembers nothing."""
@@ -84,7 +88,7 @@ class TrafficSplit:
             groups=tuple(tuple(groups[group]) for group in there),
             shares=tuple(share / total for share in there.values()),
             note=f"{self.name}: {', '.join(told)}",
-            sticky=self.key if self.sticky else None,
+            sticky=None if self.key is None else self.metadata,
         )
 
     @property
@@ -99,5 +103,5 @@ class TrafficSplit:
         return round(_ALL - math.fsum(self.shares.values()), _DIGITS)
 
     def _group(self, member: Member) -> str | None:
-        value = member.instance.metadata.get(self.key)
+        value = member.instance.metadata.get(self.metadata)
         return value if value in self.shares else None

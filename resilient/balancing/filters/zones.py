@@ -94,20 +94,20 @@ class ZoneHints:
 
     `zone`
         Where this client is.
-    `key`
+    `metadata`
         The metadata that holds the zones an instance is for, separated by commas (`hints`).
 
-    Raises `ValueError` for an empty zone or key.
+    Raises `ValueError` for an empty zone or name.
     """
 
     zone: str
-    key: str = "hints"
+    metadata: str = "hints"
     name: ClassVar[str] = "zone hints"
 
     def __post_init__(self) -> None:
         _check_zone(self.zone)
-        if not self.key:
-            raise ValueError("key='': the name of the metadata that holds the hints")
+        if not self.metadata:
+            raise ValueError("metadata='': the name of the metadata that holds the hints")
 
     def filtering(self) -> ZoneHints:
         """Return itself: it remembers nothing."""
@@ -122,5 +122,5 @@ class ZoneHints:
         return [member.weight if self.zone in zones[member.id] else 0.0 for member in members], math.inf
 
     def _zones(self, member: Member) -> set[str]:
-        hinted = (zone.strip() for zone in member.instance.metadata.get(self.key, "").split(","))
+        hinted = (zone.strip() for zone in member.instance.metadata.get(self.metadata, "").split(","))
         return {zone for zone in hinted if zone}

@@ -46,7 +46,7 @@ def test_who_drains_does_not_count_for_the_panic_threshold() -> None:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: Draining(""), "key='': the name of the metadata"),
+        (lambda: Draining(""), "metadata='': the name of the metadata"),
         (lambda: Draining(values=()), r"values=\(\): the values that mean draining"),
         (lambda: Draining(values="draining"), "values='draining'"),
     ],

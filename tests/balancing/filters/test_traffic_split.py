@@ -7,10 +7,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from resilient import NoInstance
-from resilient.balancing import LeastRequest, PeakEwma, PreferZone, RoundRobin, TrafficSplit
+from resilient.balancing import Balancer, LeastRequest, PeakEwma, PreferZone, RoundRobin, TrafficSplit
+from resilient.call import Call
+from resilient.discovery import Static
 from resilient.instance import Instance
+from resilient.service import Service
+from resilient.testing import virtual_time
 from tests.balancing.filters.fleets import balancing, counts, eject, member, pick
 from tests.balancing.fleet import instance
+
+
+def customer(call: Call) -> object:
+    """The first argument of the function."""
+    return call.request[0][0]
+
 
 CANARY = TrafficSplit("version", {"v2": 5})
 
@@ -86,13 +96,13 @@ def test_retries_stay_in_their_group_and_then_go_elsewhere() -> None:
 
 
 def test_with_the_same_key_calls_go_to_the_same_group() -> None:
-    sticky = TrafficSplit("version", {"v2": 30}, sticky=True)
+    sticky = TrafficSplit("version", {"v2": 30}, key=customer)
     balancer = balancing(sticky, instances=versions(v1=3, v2=3))
     groups = {key: shares(balancer, 20, key=key) for key in range(300)}
     assert all(len(found) == 1 for found in groups.values())
     canaries = {key for key, found in groups.items() if "v2" in found}
     assert len(canaries) / 300 == pytest.approx(0.3, abs=0.08)
-    more = balancing(TrafficSplit("version", {"v2": 60}, sticky=True), instances=versions(v1=1, v2=7))
+    more = balancing(TrafficSplit("version", {"v2": 60}, key=customer), instances=versions(v1=1, v2=7))
     assert canaries < {key for key in range(300) if "v2" in shares(more, 5, key=key)}  # in another process, too
     assert len(shares(balancer, 200)) == 2  # without a key it is chance
 
@@ -100,6 +110,32 @@ def test_with_the_same_key_calls_go_to_the_same_group() -> None:
 def test_a_split_that_is_not_sticky_ignores_the_key() -> None:
     balancer = balancing(TrafficSplit("version", {"v2": 50}), instances=versions(v1=1, v2=1))
     assert len(shares(balancer, 200, key="customer")) == 2
+
+
+def test_a_service_gives_each_call_its_key(backend):
+    instances = Static(versions(v1=2, v2=2))
+    service = Service("orders", instances, filters=[TrafficSplit("version", {"v2": 30}, key=customer)])
+
+    @service
+    async def order(instance: Instance, number: int) -> str:
+        return instance.metadata["version"]
+
+    async def main() -> None:
+        async with service:
+            groups = [{await order(number) for _ in range(10)} for number in range(50)]
+        assert all(len(group) == 1 for group in groups)
+        assert {"v1"} in groups
+        assert {"v2"} in groups
+
+    virtual_time.run(main, backend=backend)
+
+
+def test_a_call_has_one_key() -> None:
+    same = (TrafficSplit("version", {"v2": 5}, key=customer), TrafficSplit("colour", {"blue": 5}, key=customer))
+    assert Balancer(filters=same).key is customer
+    assert Balancer(filters=[CANARY]).key is None
+    with pytest.raises(ValueError, match="a call has one key; give the same function"):
+        Balancer(filters=[same[0], TrafficSplit("colour", {"blue": 5}, key=lambda call: call.name)])
 
 
 def test_splits_combine_with_the_spill_of_a_zone() -> None:
@@ -143,7 +179,8 @@ def test_all_of_the_calls_go_to_those_that_are_there(split: dict[str, float], th
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: TrafficSplit("", {"v2": 5}), "key='': the name of the metadata"),
+        (lambda: TrafficSplit("", {"v2": 5}), "metadata='': the name of the metadata"),
+        (lambda: TrafficSplit("version", {"v2": 5}, key="customer"), "key='customer': a function of the call"),  # type: ignore[arg-type]  # that is the test
         (lambda: TrafficSplit("version", {}), "shares={}: percentages by value of 'version'"),
         (lambda: TrafficSplit("version", 5), "shares=5: percentages"),  # type: ignore[arg-type]  # that is the test
         (lambda: TrafficSplit("version", {"v2": -1}), r"shares\['v2'\]=-1: a percentage, from 0 to 100"),
@@ -152,5 +189,5 @@ def test_all_of_the_calls_go_to_those_that_are_there(split: dict[str, float], th
     ],
 )
 def test_arguments_that_cannot_work_are_refused(make, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((ValueError, TypeError), match=message):
         make()

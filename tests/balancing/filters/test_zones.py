@@ -120,7 +120,7 @@ def test_hints_are_honoured_only_if_every_ready_instance_has_one(hints: list[str
 
 def test_instances_that_are_not_ready_need_no_hint() -> None:
     members = [member("0", metadata={"for": "a"}), member("1", metadata={"for": "b"}), member("2", healthy=False)]
-    assert kept(ZoneHints("a", key="for"), members) == ["0"]
+    assert kept(ZoneHints("a", metadata="for"), members) == ["0"]
 
 
 @pytest.mark.parametrize(
@@ -131,7 +131,7 @@ def test_instances_that_are_not_ready_need_no_hint() -> None:
         (lambda: PreferZone("a", clients=0.0), "clients=0.0: a share of all clients, above 0"),
         (lambda: PreferZone("a", clients=1.1), "clients=1.1"),
         (lambda: ZoneHints(""), "zone=''"),
-        (lambda: ZoneHints("a", key=""), "key='': the name of the metadata"),
+        (lambda: ZoneHints("a", metadata=""), "metadata='': the name of the metadata"),
     ],
 )
 def test_arguments_that_cannot_work_are_refused(make, message: str) -> None:
