@@ -89,8 +89,9 @@ class Balancer:
         self.key = self._narrowing.key
         """What calls that belong together have in common."""
         self._candidates: tuple[Member, ...] = ()
-        self._fork: Fork | None = None
-        self._plain = True
+        self._first: Fork | tuple[Member, ...] = ()
+        self._again: Fork | tuple[Member, ...] = ()
+        self._straight: tuple[Member, ...] | None = ()
         self._trial: tuple[Member, ...] = ()
         self._reason: Reason = "balanced"
         self._until = math.inf
@@ -148,8 +149,8 @@ class Balancer:
         with self._lock:
             if now >= self._until:
                 self._arrange(now, random)
-            candidates, reason = self._candidates, self._reason
-            if tried or not self._plain:
+            candidates, reason = self._straight, self._reason
+            if tried or candidates is None:
                 candidates, reason, permit = self._narrow(now, random, tried, key)
                 if permit is not None:
                     candidates[0].active += 1
@@ -266,14 +267,15 @@ class Balancer:
         """Why a call made now would go where it goes."""
         with self._lock:
             snapshot = self._snapshot
+            notes, spared = self._narrowing.notes(self._candidates)
             stale_since = None if snapshot is None else snapshot.stale_since
             return Explanation(
                 reason=self._describe(),
                 version=None if snapshot is None else snapshot.version,
                 stale_for=None if stale_since is None else now - stale_since,
                 panic=self._division.panic,
-                notes=self._narrowing.notes(self._candidates),
-                standings=tuple(self._standing(member, now) for member in self._members.values()),
+                notes=notes,
+                standings=tuple(self._standing(one, now, spared.get(one.id)) for one in self._members.values()),
             )
 
     def _arrange(self, now: float, random: Chance, *, changed: bool = False) -> None:
@@ -289,8 +291,9 @@ class Balancer:
         self._until = min(until, self._division.until)
         self._candidates = tuple(member for member in self._division.usable if member.weight > 0)
         self._trial = tuple(member for member in self._division.trial if member.weight > 0)
-        self._fork = self._narrowing.fork(self._candidates)
-        self._plain = self._fork is None and not self._trial
+        self._first, self._again = self._narrowing.first(self._candidates), self._narrowing.again(self._candidates)
+        # Where first attempts go without further ado; None: somebody is on trial, or a lot has to be drawn.
+        self._straight = None if self._trial or isinstance(self._first, Fork) else self._first
         if self._division.panic:
             self._reason = "panic"
         else:
@@ -303,21 +306,20 @@ class Balancer:
 
         A permit says that it is the only candidate.
         """
-        candidates = self._candidates
         before = {instance.id for instance in tried} if tried else set[str]()
-        fresh = tuple(member for member in candidates if member.id not in before)
+        fresh = tuple(member for member in self._candidates if member.id not in before) if before else ()
         # A call that failed once already is no probe, unless it has nowhere else to go.
-        if not before or not fresh:
+        if not fresh:
             for member in self._trial:
                 permit = None if member.id in before else member.circuit.admit(now)
                 if permit is not None:
                     return (member,), "trial", permit
-        group = candidates if self._fork is None else self._fork.choose(key, random)
+        tree = self._again if before else self._first
+        group = tree.choose(key, random) if isinstance(tree, Fork) else tree
         if not before:
-            return group, self._reason if self._fork is None or self._division.panic else "split", None
-        near = fresh if self._fork is None else tuple(member for member in group if member.id not in before)
-        if near or fresh:
-            return near or fresh, "elsewhere", None
+            return group, self._reason if group is tree or self._division.panic else "split", None
+        if fresh:
+            return tuple(member for member in group if member.id not in before) or fresh, "elsewhere", None
         return group, "again", None
 
     def _judge(
@@ -365,7 +367,7 @@ class Balancer:
                 events.append(InstanceRestored(at=now, name=self.name, instance=member.id))
         return events
 
-    def _standing(self, member: Member, now: float) -> Standing:
+    def _standing(self, member: Member, now: float, spared: str | None) -> Standing:
         return Standing(
             instance=member.instance,
             state=member.state(self._trial),
@@ -375,7 +377,7 @@ class Balancer:
             score=self._picking.score(member, now) if member.weight > 0 else math.inf,
             failures=member.circuit.failures(),
             ejected_for=0.0 if member.circuit.closed is not None else max(0.0, member.circuit.until - now),
-            detail="; ".join([*filter(None, [member.problem]), *map(str, member.marks)]),
+            detail="; ".join([*filter(None, [member.problem, spared]), *map(str, member.marks)]),
         )
 
     def _describe(self) -> str:

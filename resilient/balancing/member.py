@@ -120,7 +120,9 @@ class Split:
     groups: tuple[tuple[Member, ...], ...]
     """None of them empty."""
     shares: tuple[float, ...]
-    """They sum up to 1."""
+    """They sum up to 1; with the share 0 a group is for attempts that follow a failed one."""
+    loose: bool = False
+    """Whether an attempt that follows a failed one may go to any group; otherwise only if its own has been tried."""
     note: str
     """For explanations."""
     sticky: str | None = None

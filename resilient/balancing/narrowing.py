@@ -72,23 +72,35 @@ class Narrowing:
                 members = [member for member in members if member.weight > 0]
         return members, until
 
-    def fork(self, candidates: Candidates) -> Fork | None:
-        """How calls are divided among `candidates`; None where they are not."""
-        branch = _grow(candidates, self._splittings) if candidates else candidates
-        return branch if isinstance(branch, Fork) else None
+    def first(self, candidates: Candidates) -> Fork | Candidates:
+        """Where the first attempts of calls go."""
+        return _grow(candidates, self._splittings, first=True)
 
-    def notes(self, candidates: Candidates) -> tuple[str, ...]:
-        """What is to be said of the splits."""
-        splits = [rule.split(candidates) for rule in self._splittings] if candidates else []
-        return tuple(split.note for split in splits if split is not None)
+    def again(self, candidates: Candidates) -> Fork | Candidates:
+        """Where attempts go that follow a failed one."""
+        return _grow(candidates, self._splittings, first=False)
+
+    def notes(self, candidates: Candidates) -> tuple[tuple[str, ...], dict[str, str]]:
+        """What is to be said of the splits, and of single instances, by their ids: who gets no first attempts."""
+        splits = [(rule, rule.split(candidates)) for rule in self._splittings] if candidates else []
+        told: list[str] = []
+        spared: dict[str, str] = {}
+        for rule, split in splits:
+            if split is not None:
+                told.append(split.note)
+                for group, share in zip(split.groups, split.shares, strict=True):
+                    if share <= 0:
+                        spared.update((member.id, f"filtered: {_name(rule)}, but for retries") for member in group)
+        return tuple(told), spared
 
 
-def _grow(members: Candidates, splittings: Sequence[Splitting]) -> Fork | Candidates:
+def _grow(members: Candidates, splittings: Sequence[Splitting], *, first: bool) -> Fork | Candidates:
     for number, rule in enumerate(splittings, 1):
-        split = rule.split(members)
-        if split is not None:
-            branches = [_grow(group, splittings[number:]) for group in split.groups]
-            return Fork(split.shares, branches, split.sticky)
+        split = rule.split(members) if members else None
+        if split is not None and (first or not split.loose):
+            shared = [(share, group) for share, group in zip(split.shares, split.groups, strict=True) if share > 0]
+            branches = [_grow(group, splittings[number:], first=first) for _, group in shared]
+            return Fork([share for share, _ in shared], branches, split.sticky) if len(shared) > 1 else branches[0]
     return members
 
 

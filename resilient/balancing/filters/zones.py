@@ -18,15 +18,22 @@ def _check_zone(zone: str) -> None:
         raise ValueError("zone='': the zone that this client is in, as discovery calls it")
 
 
+def _unchanged(members: Sequence[Member]) -> tuple[Sequence[float], float]:
+    return [member.weight for member in members], math.inf
+
+
 @final
 @dataclass(frozen=True, slots=True)
 class PreferZone:
     """Stay in one's own zone as long as there are enough healthy instances in it: it is nearer, and traffic is free.
 
+    That is for first attempts. One that follows a failed one goes to any zone: if the zone is what failed, it costs a
+    call one attempt and not all of them.
+
     `zone`
         Where this client is, as discovery calls it.
     `at_least`
-        With fewer healthy instances in it (2), all zones are used alike. So a zone that fails costs no calls once its
+        With fewer healthy instances in it (2), all zones are used alike. So a zone that fails is left once its
         instances are ejected, and a single instance never has to carry a whole zone.
     `clients`
         The share of the clients that are in this zone, between 0 and 1, if it is known. Where the zone has a smaller
@@ -55,32 +62,21 @@ class PreferZone:
         return self
 
     def weigh(self, members: Sequence[Member], now: float, random: Chance) -> tuple[Sequence[float], float]:
-        """Leave out the other zones, unless they have to help."""
-        healthy = [member for member in members if member.healthy and member.weight > 0]
-        if sum(map(self._near, healthy)) < self.at_least or self._spill(healthy) > 0:
-            return [member.weight for member in members], math.inf
-        return [member.weight if self._near(member) else 0.0 for member in members], math.inf
+        """Leave the weights as they are."""
+        return _unchanged(members)
 
     def split(self, members: Sequence[Member]) -> Split | None:
-        """Divide the calls between the own zone and the others where some have to spill over."""
-        near = tuple(filter(self._near, members))
-        far = tuple(member for member in members if not self._near(member))
-        spill = self._spill(members)
-        if len(near) < self.at_least or not far or spill == 0:
+        """Keep the calls in the own zone, but for those that have to spill over."""
+        near = tuple(member for member in members if member.instance.zone == self.zone)
+        far = tuple(member for member in members if member.instance.zone != self.zone)
+        if not far or sum(member.healthy for member in near) < self.at_least:
             return None
-        note = f"zone {self.zone}: {1 - spill:.0%} of the calls stay, the rest spills over"
-        return Split(groups=(near, far), shares=(1 - spill, spill), note=note)
-
-    def _near(self, member: Member) -> bool:
-        return member.instance.zone == self.zone
-
-    def _spill(self, members: Sequence[Member]) -> float:
-        """The share of the calls that there is no capacity for in this zone."""
-        if self.clients is None:
-            return 0.0
-        capacity = math.fsum(member.weight for member in members)
-        near = math.fsum(member.weight for member in members if self._near(member))
-        return max(0.0, 1.0 - near / capacity / self.clients) if capacity else 0.0
+        stay = 1.0
+        if self.clients is not None:
+            capacity = math.fsum(member.weight for member in members)
+            stay = min(1.0, math.fsum(member.weight for member in near) / capacity / self.clients)
+        note = f"zone: {stay:.0%} of the first attempts stay in {self.zone}"
+        return Split(groups=(near, far), shares=(stay, 1.0 - stay), loose=True, note=note)
 
 
 @final
@@ -90,12 +86,12 @@ class ZoneHints:
 
     The hints are honoured only if every healthy instance has one, and one of them is for this zone: half of them tells
     of a moment at which they are being changed, and following it would send everything to a few. Otherwise all are
-    used.
+    used, and so they are by an attempt that follows a failed one.
 
     `zone`
         Where this client is.
     `metadata`
-        The metadata that holds the zones an instance is for, separated by commas (`hints`).
+        What holds the zones an instance is for, separated by commas (`hints`).
 
     Raises `ValueError` for an empty zone or name.
     """
@@ -114,12 +110,19 @@ class ZoneHints:
         return self
 
     def weigh(self, members: Sequence[Member], now: float, random: Chance) -> tuple[Sequence[float], float]:
-        """Leave out the instances that are for other zones."""
+        """Leave the weights as they are."""
+        return _unchanged(members)
+
+    def split(self, members: Sequence[Member]) -> Split | None:
+        """Keep the calls at the instances that are for this zone."""
         zones = {member.id: self._zones(member) for member in members}
-        ready = [zones[member.id] for member in members if member.healthy and member.weight > 0]
-        if not all(ready) or not any(self.zone in hinted for hinted in ready):
-            return [member.weight for member in members], math.inf
-        return [member.weight if self.zone in zones[member.id] else 0.0 for member in members], math.inf
+        ready = [zones[member.id] for member in members if member.healthy]
+        near = tuple(member for member in members if self.zone in zones[member.id])
+        far = tuple(member for member in members if self.zone not in zones[member.id])
+        if not far or not all(ready) or not any(self.zone in hinted for hinted in ready):
+            return None
+        note = f"zone hints: first attempts go to the {len(near)} instances for {self.zone}"
+        return Split(groups=(near, far), shares=(1.0, 0.0), loose=True, note=note)
 
     def _zones(self, member: Member) -> set[str]:
         hinted = (zone.strip() for zone in member.instance.metadata.get(self.metadata, "").split(","))

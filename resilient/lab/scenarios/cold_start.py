@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from resilient.balancing import LeastRequest, SlowStart
 from resilient.lab.balancing import balancing_scenario
+from resilient.lab.contenders import by_name, changed, single
 from resilient.lab.faults import Slow
 from resilient.lab.membership import Join
 from resilient.lab.scenario import Band, Scenario
@@ -17,6 +19,7 @@ __all__ = ["scenario"]
 
 _AT = 3
 _OTHERS = 9
+_SLOW_START = SlowStart(window=float(_AT))  # the others are old enough, just
 
 
 def scenario(*, load: float = 0.6, factor: float = 10.0, cold: int = 3, scale: float = 1.0) -> Scenario:
@@ -51,7 +54,21 @@ def scenario(*, load: float = 0.6, factor: float = 10.0, cold: int = 3, scale: f
         faults=[Join(at=_AT, joining=[Slow(factor=factor, seconds=cold)])],
         trigger=(_AT, warm),
         measure=measure,
-        policies=("none", "retry3", "least-request", "peak-ewma", "default"),
+        contenders=by_name(
+            single("slow-start-in-turn", filters=[_SLOW_START]),
+            single("slow-start-least-request", picker=LeastRequest(), filters=[_SLOW_START]),
+            changed("slow-start", filters=lambda _: [_SLOW_START]),
+        ),
+        policies=(
+            "none",
+            "retry3",
+            "least-request",
+            "peak-ewma",
+            "slow-start-in-turn",
+            "slow-start-least-request",
+            "slow-start",
+            "default",
+        ),
         primary=("success.during", "p99.joining", "p99.during", "share.cold", "share.warm"),
         bands=[
             Band(

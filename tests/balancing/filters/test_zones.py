@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from resilient.balancing import Member, PeakEwma, PreferZone, RoundRobin, ZoneHints
-from tests.balancing.filters.fleets import balancing, counts, eject, kept, member, pick, weights
+from tests.balancing.filters.fleets import balancing, counts, eject, member, pick, weights
 from tests.balancing.fleet import instance
 
 
@@ -16,13 +18,23 @@ def zone(spec: str) -> list[Member]:
     return [member(f"{one}{n}", zone=one[0], healthy=not one.endswith("-")) for n, one in enumerate(spec.split())]
 
 
+def first(rule: PreferZone | ZoneHints, members: Sequence[Member]) -> list[str]:
+    """Who gets first attempts, if some do not; all, if all do."""
+    assert weights(rule, members) == [one.weight for one in members]
+    split = rule.split(members)
+    if split is None:
+        return [one.id for one in members]
+    assert split.shares == (1.0, 0.0)
+    return [one.id for one in split.groups[0]]
+
+
 @pytest.mark.parametrize(
     ("fleet", "at_least", "stays"),
     [
         ("a a b", 2, True),
         ("a b b", 2, False),
         ("a b b", 1, True),
-        ("a a- b", 2, False),  # the ejected do not count
+        ("a a- b", 2, False),  # the ejected do not count, where a panic makes candidates of them
         ("a a a- b", 2, True),
         ("b b b", 2, False),
         ("a a a", 2, True),
@@ -31,12 +43,22 @@ def zone(spec: str) -> list[Member]:
 def test_calls_stay_where_enough_are_healthy(fleet: str, at_least: int, stays: bool) -> None:
     members = zone(fleet)
     near = [one.id for one in members if one.instance.zone == "a"]
-    assert kept(PreferZone("a", at_least), members) == (near if stays else [one.id for one in members])
+    assert first(PreferZone("a", at_least), members) == (near if stays else [one.id for one in members])
+
+
+def test_an_attempt_that_follows_a_failed_one_goes_anywhere() -> None:
+    instances = [instance(name, zone=name[0]) for name in ("a0", "a1", "a2", "b0", "c0")]
+    balancer = balancing(PreferZone("a"), instances=instances)
+    assert {pick(balancer).instance.id for _ in range(50)} == {"a0", "a1", "a2"}
+    assert pick(balancer).reason == "balanced"
+    found = {pick(balancer, tried=["a0"]) for _ in range(100)}
+    assert {one.instance.id for one in found} == {"a1", "a2", "b0", "c0"}
+    assert {one.reason for one in found} == {"elsewhere"}
 
 
 def test_who_drains_does_not_count() -> None:
-    members = [member("a1", zone="a", weight=0.0), member("a2", zone="a"), member("b", zone="b")]
-    assert kept(PreferZone("a", 2), members) == ["a2", "b"]
+    instances = [instance("a1", zone="a", weight=0.0), instance("a2", zone="a"), instance("b", zone="b")]
+    assert set(counts(balancing(PreferZone("a"), instances=instances))) == {"a2", "b"}
 
 
 @pytest.mark.parametrize(
@@ -66,10 +88,10 @@ def test_capacity_is_weight() -> None:
 def test_explanations_tell_how_much_spills_over_and_who_is_left_out() -> None:
     instances = [instance(name, zone=name[0]) for name in ("a0", "a1", "b0", "b1")]
     balancer = balancing(PreferZone("a", clients=0.8), instances=instances)
-    assert balancer.explain(0.0).notes == ("zone a: 62% of the calls stay, the rest spills over",)
-    assert "spills over" in str(balancer.explain(0.0))
+    assert balancer.explain(0.0).notes == ("zone: 62% of the first attempts stay in a",)
+    assert "62% of the first" in str(balancer.explain(0.0))
     balancer = balancing(PreferZone("a"), instances=instances)
-    assert [one.detail for one in balancer.instances(0.0)] == ["", "", "filtered: zone", "filtered: zone"]
+    assert [one.detail for one in balancer.instances(0.0)] == ["", "", *["filtered: zone, but for retries"] * 2]
 
 
 def test_when_the_zone_fails_all_are_used_and_the_zone_again_when_it_is_back() -> None:
@@ -87,13 +109,10 @@ def test_the_spill_is_what_envoy_computes(near: int, far: int, clients: float) -
     members = [member(f"a{n}", zone="a") for n in range(near)] + [member(f"b{n}", zone="b") for n in range(far)]
     upstream = near / (near + far)
     split = PreferZone("a", clients=clients).split(members)
-    if clients <= upstream:
-        assert split is None
-        assert weights(PreferZone("a", clients=clients), members) == [1.0] * near + [0.0] * far
-    elif split is None:
+    if split is None:
         assert far == 0
     else:
-        assert split.shares[0] == pytest.approx(upstream / clients)
+        assert split.shares[0] == pytest.approx(min(1.0, upstream / clients))
         assert sum(split.shares) == pytest.approx(1.0)
         assert tuple(map(len, split.groups)) == (near, far)
 
@@ -115,12 +134,12 @@ def test_hints_are_honoured_only_if_every_ready_instance_has_one(hints: list[str
     members = [
         member(str(n), metadata={} if hint is None else {"hints": hint}, zone="x") for n, hint in enumerate(hints)
     ]
-    assert kept(ZoneHints("a"), members) == [str(n) for n in expected]
+    assert first(ZoneHints("a"), members) == [str(n) for n in expected]
 
 
 def test_instances_that_are_not_ready_need_no_hint() -> None:
     members = [member("0", metadata={"for": "a"}), member("1", metadata={"for": "b"}), member("2", healthy=False)]
-    assert kept(ZoneHints("a", metadata="for"), members) == ["0"]
+    assert first(ZoneHints("a", metadata="for"), members) == ["0"]
 
 
 @pytest.mark.parametrize(
