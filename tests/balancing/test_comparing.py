@@ -6,7 +6,7 @@ from collections import Counter
 
 import pytest
 
-from resilient.balancing import Balancer, Comparison, Ejection, RoundRobin
+from resilient.balancing import Balancer, Comparison, Ejection, PeakEwma, RoundRobin
 from resilient.events import InstanceEjected, InstanceRestored
 from resilient.verdict import Verdict
 from tests.balancing.fleet import Behaviour, Fleet
@@ -91,3 +91,13 @@ def test_shares_of_failures_are_compared_where_the_ejection_does_not_look_at_sha
     made.run(11.0, 100.0, some_fail(0.9, "i0"))
     assert [event.instance for event in ejected(made)] == ["i0"]
     assert ejected(made)[0].reason.endswith("where the limit is 85%")
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_picker_that_counts_failures_leaves_nothing_to_compare(seed: int) -> None:
+    """Why it is off by default: who fails a tenth of its calls gets so few that the test never looks at it."""
+    made = Fleet(Balancer(PeakEwma(), ejection=Ejection(consecutive_failures=None, comparison=Comparison())), seed)
+    made.apply(*NAMES)
+    made.run(10.0, 1000.0, some_fail(0.1, "i0"))
+    assert made.run(10.0, 1000.0, some_fail(0.1, "i0"))["i0"] < 20
+    assert ejected(made) == []
