@@ -10,7 +10,7 @@ import anyio
 import pytest
 
 import resilient
-from resilient.balancing import Balancer, HealthCheck, PreferZone, RoundRobin, SlowStart, TcpCheck
+from resilient.balancing import Balancer, Filter, HealthCheck, PreferZone, RoundRobin, SlowStart, TcpCheck
 from resilient.balancing.policy import Balance
 from resilient.context import current_runtime, surroundings, use_runtime
 from resilient.discovery import File, inline
@@ -618,7 +618,7 @@ def test_what_would_be_ignored_is_refused():
 
 
 def test_filters_and_health_checks_are_arguments_of_a_service():
-    filters = [PreferZone("a"), SlowStart()]
+    filters: list[Filter] = [PreferZone("a"), SlowStart()]
     rule = HealthCheck(TcpCheck())
     one, other = (Service(name, THREE, filters=filters, health=rule) for name in ("one", "other"))
     assert one.balancer.filters == other.balancer.filters == (PreferZone("a"), SlowStart())

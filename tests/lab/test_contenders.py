@@ -56,7 +56,7 @@ def test_filters_and_checks_are_made_in_the_setting():
 
     setting = replace(SETTING, zone="a", check=check)
     stack = changed(
-        "other", filters=lambda setting: [PreferZone(setting.zone)], health=lambda setting: HealthCheck(setting.check)
+        "other", filters=lambda setting: [PreferZone(str(setting.zone))], health=lambda setting: HealthCheck(check)
     )
     made = stack.make(setting, connect("static://127.0.0.1:1"))
     assert made.balancer.filters == (PreferZone("a"),)

@@ -44,7 +44,7 @@ def scenario(*, load: float = 0.6, factor: float = 10.0, cold: int = 3, scale: f
         naive="The newcomer gets an equal share at once, and its queue grows past the timeout.",
         good=(
             "Its first answers say that it is slow: it gets little until it is quick, and its share within seconds of "
-            "that. Weights that grow with age (slow start) would do so without its having to hurt anybody first."
+            "that. Weights that grow with age (slow start) do so without its having to hurt anybody first."
         ),
         load=load * (_OTHERS + 1) / _OTHERS,
         scale=scale,
@@ -83,6 +83,18 @@ def scenario(*, load: float = 0.6, factor: float = 10.0, cold: int = 3, scale: f
             Band(policy="least-request", metric="share.cold", low=0.01, high=0.03),
             Band(policy="least-request", metric="share.warm", low=0.095, high=0.105),
             Band(policy="peak-ewma", metric="p99.joining", high=0.09),
+            Band(policy="slow-start-in-turn", metric="success.during", low=0.955, high=0.98),
+            Band(
+                policy="slow-start-in-turn",
+                metric="share.cold",
+                low=0.053,
+                high=0.059,
+                why="theory: a third of a tenth for a second, then up to a tenth: 0.0556 on average",
+            ),
+            Band(policy="slow-start-in-turn", metric="share.warm", low=0.099, high=0.101),
+            Band(policy="slow-start-least-request", metric="p99.joining", high=0.6, of="least-request"),
+            Band(policy="slow-start", metric="p99.joining", high=0.9, of="default"),
+            Band(policy="slow-start", metric="p99.during", high=0.06),
             Band(policy="default", metric="success.during", low=0.9999),
             Band(policy="default", metric="p99.during", high=0.065, why="0.05 s where nobody is cold"),
             Band(policy="default", metric="share.cold", high=0.01),

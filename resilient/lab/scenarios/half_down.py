@@ -66,6 +66,8 @@ def scenario(
                 why="who fails at once is never busy",
             ),
             Band(policy="peak-ewma", metric="success.during", low=0.73, high=0.83),
+            Band(policy="checked", metric="success.during", low=0.999),
+            Band(policy="checked", metric="recovery", high=1),
             Band(policy="default", metric="success.during", low=0.998),
             Band(policy="default", metric="p99.during", high=0.075),
             Band(policy="default", metric="amplification", high=1.03),

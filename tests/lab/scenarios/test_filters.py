@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import cache
 from typing import Any
 
 import pytest
@@ -88,18 +87,22 @@ def test_a_zone_that_is_too_small_for_its_callers_keeps_what_it_can_carry():
     assert staying["p99.before"] > 4 * found["p99.before"]
 
 
-@cache
 def cold(policy: str) -> Any:
     return metrics("cold-start", policy, scale=2.0)
 
 
-def test_who_is_cold_hurts_less_where_newcomers_are_spared():
-    assert cold("none")["success.during"] < 0.92
-    assert cold("slow-start-in-turn")["success.during"] > cold("none")["success.during"] + 0.03
-    assert cold("slow-start-in-turn")["share.cold"] < 0.7 * cold("none")["share.cold"]
-    assert cold("slow-start-in-turn")["share.warm"] == pytest.approx(0.1, abs=0.01)
-    assert cold("slow-start-least-request")["p99.joining"] < 0.7 * cold("least-request")["p99.joining"]
-    assert cold("slow-start")["share.warm"] > cold("default")["share.warm"]
+def test_who_is_cold_gets_little_at_first_where_newcomers_are_spared():
+    alike, spared = cold("none"), cold("slow-start-in-turn")
+    assert spared["success.during"] > alike["success.during"] + 0.03
+    assert spared["share.cold"] == pytest.approx(0.056, abs=0.004)
+    assert spared["share.warm"] == pytest.approx(0.1, abs=0.003)
+
+
+@pytest.mark.parametrize(
+    ("with_it", "without"), [("slow-start-least-request", "least-request"), ("slow-start", "default")]
+)
+def test_pickers_that_look_are_spared_some_of_what_they_learn_from(with_it, without):
+    assert cold(with_it)["p99.joining"] < 0.9 * cold(without)["p99.joining"]
 
 
 def checked(setting: Setting) -> HealthCheck:
