@@ -91,13 +91,14 @@ class ZoneHints:
     `zone`
         Where this client is.
     `metadata`
-        What holds the zones an instance is for, separated by commas (`hints`).
+        What holds the zones an instance is for, separated by commas (`for_zones`, where `kubernetes://` discovery puts
+        the hints of topology-aware routing).
 
     Raises `ValueError` for an empty zone or name.
     """
 
     zone: str
-    metadata: str = "hints"
+    metadata: str = "for_zones"
     name: ClassVar[str] = "zone hints"
 
     def __post_init__(self) -> None:

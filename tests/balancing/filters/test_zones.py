@@ -132,7 +132,7 @@ def test_the_spill_is_what_envoy_computes(near: int, far: int, clients: float) -
 )
 def test_hints_are_honoured_only_if_every_ready_instance_has_one(hints: list[str | None], expected: list[int]) -> None:
     members = [
-        member(str(n), metadata={} if hint is None else {"hints": hint}, zone="x") for n, hint in enumerate(hints)
+        member(str(n), metadata={} if hint is None else {"for_zones": hint}, zone="x") for n, hint in enumerate(hints)
     ]
     assert first(ZoneHints("a"), members) == [str(n) for n in expected]
 
