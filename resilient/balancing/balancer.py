@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 import threading
-from collections import Counter
 from collections.abc import Callable, Hashable, Sequence
 from typing import final
 
+from resilient.balancing.arrangement import Arrangement
 from resilient.balancing.explanation import Explanation, Standing
 from resilient.balancing.member import Filter, Member
-from resilient.balancing.narrowing import Fork, Narrowing
+from resilient.balancing.narrowing import Narrowing
 from resilient.balancing.pick import Pick, Reason
 from resilient.balancing.pickers import PeakEwma, Picker
 from resilient.errors import NoInstance
@@ -25,7 +25,7 @@ from resilient.events import (
 from resilient.instance import Instance
 from resilient.machines.circuit import CircuitState, Judgement, Permit
 from resilient.machines.comparison import Comparison
-from resilient.machines.outlier import Division, Ejection
+from resilient.machines.outlier import Ejection
 from resilient.machines.picking import Chance, Observer
 from resilient.snapshot import Snapshot
 from resilient.verdict import Verdict
@@ -84,15 +84,12 @@ class Balancer:
         self._snapshot: Snapshot | None = None
         self._members: dict[str, Member] = {}
         self._order: list[Member] = []
-        self._division: Division[Member] = self._rules.divide((), 0.0)
         self._narrowing = Narrowing(self.filters)
         self.key = self._narrowing.key
         """What calls that belong together have in common."""
-        self._candidates: tuple[Member, ...] = ()
-        self._first: Fork | tuple[Member, ...] = ()
-        self._again: Fork | tuple[Member, ...] = ()
+        self._arrangement = Arrangement((), Narrowing(()), self._rules, 0.0, float)
+        # What a pick needs of it, at hand.
         self._straight: tuple[Member, ...] | None = ()
-        self._trial: tuple[Member, ...] = ()
         self._reason: Reason = "balanced"
         self._until = math.inf
         self._compared = math.inf
@@ -151,7 +148,7 @@ class Balancer:
                 self._arrange(now, random)
             candidates, reason = self._straight, self._reason
             if tried or candidates is None:
-                candidates, reason, permit = self._narrow(now, random, tried, key)
+                candidates, reason, permit = self._arrangement.narrow(now, random, tried, key)
                 if permit is not None:
                     candidates[0].active += 1
                     return Pick(candidates[0], permit, reason)
@@ -267,13 +264,13 @@ class Balancer:
         """Why a call made now would go where it goes."""
         with self._lock:
             snapshot = self._snapshot
-            notes, spared = self._narrowing.notes(self._candidates)
+            notes, spared = self._narrowing.notes(self._arrangement.candidates)
             stale_since = None if snapshot is None else snapshot.stale_since
             return Explanation(
                 reason=self._describe(),
                 version=None if snapshot is None else snapshot.version,
                 stale_for=None if stale_since is None else now - stale_since,
-                panic=self._division.panic,
+                panic=self._arrangement.division.panic,
                 notes=notes,
                 standings=tuple(self._standing(one, now, spared.get(one.id)) for one in self._members.values()),
             )
@@ -281,53 +278,17 @@ class Balancer:
     def _arrange(self, now: float, random: Chance, *, changed: bool = False) -> None:
         """Work out who the candidates are, until something changes."""
         before = [member.weight for member in self._order]
-        for member in self._order:
-            member.weight = member.instance.weight
-        serving = [member for member in self._order if member.weight > 0]
-        serving, until = self._narrowing.weigh(serving, now, random)
+        self._arrangement = found = Arrangement(self._order, self._narrowing, self._rules, now, random)
         if changed or before != [member.weight for member in self._order]:
             self._picking.update(self._order, now, random)
-        self._division = self._rules.divide(serving, now)
-        self._until = min(until, self._division.until)
-        self._candidates = tuple(member for member in self._division.usable if member.weight > 0)
-        self._trial = tuple(member for member in self._division.trial if member.weight > 0)
-        self._first, self._again = self._narrowing.first(self._candidates), self._narrowing.again(self._candidates)
-        # Where first attempts go without further ado; None: somebody is on trial, or a lot has to be drawn.
-        self._straight = None if self._trial or isinstance(self._first, Fork) else self._first
-        if self._division.panic:
-            self._reason = "panic"
-        else:
-            self._reason = "only" if len(self._candidates) == 1 else "balanced"
-
-    def _narrow(
-        self, now: float, random: Chance, tried: Sequence[Instance] | None, key: Hashable
-    ) -> tuple[tuple[Member, ...], Reason, Permit | None]:
-        """Choose where some were tried before, somebody is on trial, or calls are divided.
-
-        A permit says that it is the only candidate.
-        """
-        before = {instance.id for instance in tried} if tried else set[str]()
-        fresh = tuple(member for member in self._candidates if member.id not in before) if before else ()
-        # A call that failed once already is no probe, unless it has nowhere else to go.
-        if not fresh:
-            for member in self._trial:
-                permit = None if member.id in before else member.circuit.admit(now)
-                if permit is not None:
-                    return (member,), "trial", permit
-        tree = self._again if before else self._first
-        group = tree.choose(key, random) if isinstance(tree, Fork) else tree
-        if not before:
-            return group, self._reason if group is tree or self._division.panic else "split", None
-        if fresh:
-            return tuple(member for member in group if member.id not in before) or fresh, "elsewhere", None
-        return group, "again", None
+        self._straight, self._reason, self._until = found.straight, found.reason, found.until
 
     def _judge(
         self, member: Member, permit: Permit, judgement: Judgement, now: float, random: Chance
     ) -> tuple[Event, ...]:
         """Tell the circuit, unless the cap forbids it; return the transitions."""
         circuit = member.circuit
-        if judgement is Judgement.BAD and permit is circuit.closed and not self._division.room:
+        if judgement is Judgement.BAD and permit is circuit.closed and not self._arrangement.division.room:
             return _QUIET
         row = circuit.failures()
         circuit.settle(permit, judgement, 0.0, now, random)
@@ -346,7 +307,7 @@ class Balancer:
         events: list[Event] = []
         judged = [member for member in self._order if member.healthy and member.weight > 0]
         for place, reason in comparison.outliers([member.circuit.tally(now) for member in judged]):
-            if self._division.room:
+            if self._arrangement.division.room:
                 judged[place].circuit.trip(now, random)
                 events += self._changes(judged[place], now, lambda: reason)  # noqa: B023 - called at once
                 self._arrange(now, random)
@@ -370,8 +331,8 @@ class Balancer:
     def _standing(self, member: Member, now: float, spared: str | None) -> Standing:
         return Standing(
             instance=member.instance,
-            state=member.state(self._trial),
-            candidate=member in self._candidates,
+            state=member.state(self._arrangement.trial),
+            candidate=member in self._arrangement.candidates,
             weight=member.weight,
             active=member.active,
             score=self._picking.score(member, now) if member.weight > 0 else math.inf,
@@ -381,21 +342,11 @@ class Balancer:
         )
 
     def _describe(self) -> str:
-        total = len(self._members)
         if self._snapshot is None:
             return "discovery has not answered yet"
-        if total == 0:
-            return "discovery knows no instance"
-        states = Counter(member.state(self._trial) for member in self._members.values())
-        told = ", ".join(f"{count} {state}" for state, count in states.items())
-        if self._division.panic:
-            return f"panic, too few are healthy, so all are used: {told}"
-        return f"{len(self._candidates)} of {total} instances are used: {told}"
+        return self._arrangement.describe(self._members.values())
 
     def _no_instance(self, now: float) -> NoInstance:
-        waits = [member.circuit.retry_after(now) for member in self._division.trial]
-        waits.append(self._division.until - now)
-        soonest = min(wait for wait in waits if wait is not None)
-        retry_after = soonest if math.isfinite(soonest) else None
         message = self._describe()
-        return NoInstance(f"{self.name}: {message}" if self.name else message, policy=self, retry_after=retry_after)
+        message = f"{self.name}: {message}" if self.name else message
+        return NoInstance(message, policy=self, retry_after=self._arrangement.retry_after(now))
