@@ -261,14 +261,14 @@ class Service:
         At most `timeout` seconds (10.0); then it raises `DiscoveryError`, which says where was asked and what came of
         it. Stale instances count: they may serve. Raises `RuntimeError` if the service is not open.
         """
-        runtime = self._runtime or current_runtime()
+        runtime = self._present()
         until = self._wait_until(timeout, runtime)
         while not self._is_ready(timeout, until, runtime):
             await runtime.sleep(min(_LOOK, until - runtime.now()))
 
     def sync_ready(self, timeout: float = 10.0) -> None:
         """Wait in plain code, as `ready` does in a coroutine: inside `with service:`. It blocks its thread."""
-        runtime = self._runtime or current_runtime()
+        runtime = self._present()
         until = self._wait_until(timeout, runtime)
         while not self._is_ready(timeout, until, runtime):
             runtime.pause(max(0.0, min(_LOOK, until - runtime.now())))
@@ -307,7 +307,7 @@ class Service:
                 self._apply(snapshot)
                 answered.set()
 
-            self._follower = Follower(self.name, self.discovery, deliver, self._runtime or current_runtime())
+            self._follower = Follower(self.name, self.discovery, deliver, self._present())
             tasks = await stack.enter_async_context(anyio.create_task_group())
             stack.callback(tasks.cancel_scope.cancel)
             if self.health is not None:
