@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, cast, final, get_args
 
-from resilient.backends.kubernetes import Access, Api, Event, find_access
+from resilient.backends.kubernetes import Access, Api, ApiFailed, Event, find_access
 from resilient.backends.listwatch import Changes, Listing, SourceFailed
 from resilient.context import current_runtime
 from resilient.discovery.last_good import LastGood, OnEmpty
@@ -30,6 +30,7 @@ _log = logging.getLogger("resilient.discovery")
 
 _GRACE = 30.0
 _DEBOUNCE = 0.1
+_NOT_FOUND = 404
 _PORTS = range(1, 65536)
 _NAME = re.compile(r"[a-z0-9](?:[-a-z0-9]{0,61}[a-z0-9])?")
 _PORT_NAME = re.compile(r"(?=.*[a-z])[a-z0-9](?:[-a-z0-9]{0,13}[a-z0-9])?")
@@ -147,7 +148,12 @@ class EndpointSlices:
 
     async def listing(self) -> Listing[list[Candidate]]:
         """Return all slices."""
-        found, revision = await self._api.list_all(await self._path(), self._params)
+        try:
+            found, revision = await self._api.list_all(await self._path(), self._params)
+        except ApiFailed as failed:
+            if failed.status != _NOT_FOUND:
+                raise
+            raise DiscoveryError(f"{failed}; EndpointSlices (v1) exist since Kubernetes 1.21") from None
         objects = {key_of(one): candidates(one, self._port, self._terminating) for one in found}
         if not any(objects.values()):
             self._explain(found)

@@ -396,3 +396,17 @@ def test_it_speaks_tls(tmp_path: Path) -> None:
         assert httpx.get(server.url + PATH, headers=TOKEN, verify=client).status_code == 200
         with pytest.raises(httpx.ConnectError):
             httpx.get(server.url + PATH)
+
+
+def test_who_is_killed_during_a_handshake_is_dead() -> None:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    trustme.CA().issue_cert("127.0.0.1").configure_cert(context)
+    with FakeApiServer(tls=context) as server:
+        port = int(server.url.rpartition(":")[2])
+        with socket.create_connection(("127.0.0.1", port), timeout=10) as one:
+            while not server.connections:
+                time.sleep(0.01)
+            time.sleep(0.1)  # until it waits for the client's hello
+            server.kill()
+            with suppress(ConnectionResetError):
+                assert one.recv(1) == b""

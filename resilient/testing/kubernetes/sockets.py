@@ -29,6 +29,8 @@ class Connection:
     def __init__(self, plain: socket.socket, listener: Listener) -> None:
         self._socket = plain
         self._listener = listener
+        self._left = False
+        self._lock = threading.Lock()
         self._http = h11.Connection(h11.SERVER)
         self.client: tuple[str, int] = plain.getpeername()[:2]
 
@@ -36,7 +38,7 @@ class Connection:
         """Answer requests until somebody has enough."""
         with suppress(OSError, h11.ProtocolError, Gone):
             if self._listener.tls is not None:
-                self._socket = self._listener.tls.wrap_socket(self._socket, server_side=True)
+                self._begin_tls(self._listener.tls)
             while True:
                 request, body = self._request()
                 handle(self, request, body)
@@ -44,6 +46,14 @@ class Connection:
                     break
                 self._http.start_next_cycle()
         self.close()
+
+    def _begin_tls(self, context: ssl.SSLContext) -> None:
+        with self._lock:  # one that is closed meanwhile would stay open: its socket goes over to another object
+            if self._left:
+                raise Gone
+            wrapped = context.wrap_socket(self._socket, server_side=True, do_handshake_on_connect=False)
+            self._socket = wrapped
+        wrapped.do_handshake()
 
     def _request(self) -> tuple[h11.Request, bytes]:
         request = self._event()
@@ -99,7 +109,7 @@ class Connection:
 
     def reset(self) -> None:
         """Break it off with a reset, as the end of a process does that has not read everything."""
-        with suppress(OSError):
+        with self._lock, suppress(OSError):
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self._leave(socket.SHUT_RD)
 
@@ -108,9 +118,11 @@ class Connection:
         self._leave(socket.SHUT_RDWR)
 
     def _leave(self, how: int) -> None:
-        with suppress(OSError):
-            self._socket.shutdown(how)  # wakes up who reads
-        self._socket.close()
+        with self._lock:
+            self._left = True
+            with suppress(OSError):
+                self._socket.shutdown(how)  # wakes up who reads
+            self._socket.close()
         self._listener.forget(self)
 
 

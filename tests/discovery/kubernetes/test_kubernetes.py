@@ -22,10 +22,12 @@ from resilient.context import current_runtime
 from resilient.discovery import LastGood, connect
 from resilient.discovery.kubernetes import EndpointSlices, Kubernetes
 from resilient.discovery.reflector import Reflector
+from resilient.errors import DiscoveryError
 from resilient.machines.backoff import Backoff
 from resilient.snapshot import Snapshot
 from resilient.testing.kubernetes import FakeApiServer
 from tests.discovery.kubernetes.replay import Replay
+from tests.discovery.kubernetes.traces import Trace
 
 QUICK = Backoff(base=0.02, cap=0.2)
 
@@ -184,6 +186,18 @@ def test_what_a_watch_says_beyond_that_is_a_failure(backend: str) -> None:
             )
             with pytest.raises(SourceFailed, match="a watch said 'SURPRISE'"):
                 await anext(source.watch("1"))
+
+    run(main, backend)
+
+
+def test_a_cluster_that_is_too_old_is_told_so(backend: str) -> None:
+    async def main() -> None:
+        with Replay(Trace.load("list_404_group")) as replay:
+            source = EndpointSlices(
+                Api(replay.access), "shop", "orders", "http", terminating="never", random=lambda: 0.0
+            )
+            with pytest.raises(DiscoveryError, match=r"404 .*; EndpointSlices \(v1\) exist since Kubernetes 1\.21"):
+                await source.listing()
 
     run(main, backend)
 
