@@ -371,6 +371,15 @@ UNMEASURED: Mapping[str, str] = {
     "Backoff(cap=)": "5 s, which three attempts never reach; it bounds those who ask for more (Brooker, AWS 2015)",
     "Backoff(multiplier=)": "2, as everywhere; of three attempts only the second wait depends on it",
     "PeakEwma(longest=)": "300 s: a bound for what a `Retry-After` may ask for; no server of the lab asks for minutes",
+    "Ejection(comparison=)": (
+        "none: it needs a hundred calls of an instance in ten seconds, and a picker that looks at latencies sends an "
+        "instance that fails a tenth of them about ten; for pickers that do not, `Comparison()`"
+    ),
+    "Service(health=)": (
+        "none: a path of the instances that may be asked is known to you alone; "
+        "[half down](lab-scenarios.md#half-of-the-fleet-is-down) has a column with checks"
+    ),
+    "Service(filters=)": "none: zones, subsets and splits are known to you alone, see [balancing](balancing.md)",
     "Service(startup=)": "5 s for the first answer of discovery, which in the lab is there at once",
 }
 """Settings of the default stack that the lab has nothing to say about, and why each is what it is."""
