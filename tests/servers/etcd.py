@@ -1,0 +1,79 @@
+"""A real etcd: `python -m tests.servers.etcd` makes sure that there is one."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+import urllib.error
+import urllib.request
+from base64 import b64decode, b64encode
+from typing import Any
+
+from tests.servers.debian import unpacked
+from tests.servers.process import Server, free_port
+
+
+def executable() -> str:
+    """The path of etcd: the one that is installed, or the one in Debian's package."""
+    return shutil.which("etcd") or str(unpacked("etcd", "etcd-server") / "usr/bin/etcd")
+
+
+class Etcd(Server):
+    """One member of its own cluster, with fast elections; it does not wait for the disk."""
+
+    name = "etcd"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._peers = free_port()
+
+    def command(self) -> list[str]:
+        client, peer = f"http://{self.address}", f"http://127.0.0.1:{self._peers}"
+        return [
+            executable(),
+            *("--name", "one", "--data-dir", str(self.folder / "data")),
+            *("--listen-client-urls", client, "--advertise-client-urls", client),
+            *("--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer),
+            *("--initial-cluster", f"one={peer}"),
+            *("--heartbeat-interval", "10", "--election-timeout", "50", "--unsafe-no-fsync"),
+            *("--logger", "zap", "--log-level", "warn"),
+        ]
+
+    def answers(self) -> bool:
+        with urllib.request.urlopen(f"http://{self.address}/health", timeout=1.0) as answer:
+            return json.load(answer)["health"] in {"true", True}
+
+    def ask(self, path: str, **fields: Any) -> dict[str, Any]:
+        """Do what no client of ours does: compact, put keys of others."""
+        request = urllib.request.Request(f"http://{self.address}/v3/{path}", json.dumps(fields).encode())
+        with urllib.request.urlopen(request, timeout=10.0) as answer:
+            found: dict[str, Any] = json.load(answer)
+            return found
+
+    def put(self, key: str, value: str, **fields: Any) -> int:
+        """Write a key and return the revision."""
+        answer = self.ask("kv/put", key=encode(key), value=encode(value), **fields)
+        return int(answer["header"]["revision"])
+
+    def delete(self, key: str) -> None:
+        self.ask("kv/deleterange", key=encode(key))
+
+    def keys(self, prefix: str) -> dict[str, str]:
+        """All keys under `prefix`, with their values."""
+        end = prefix[:-1] + chr(ord(prefix[-1]) + 1)
+        found = self.ask("kv/range", key=encode(prefix), range_end=encode(end))
+        return {
+            b64decode(each["key"]).decode(): b64decode(each.get("value", "")).decode() for each in found.get("kvs", ())
+        }
+
+
+def encode(text: str) -> str:
+    return b64encode(text.encode()).decode()
+
+
+if __name__ == "__main__":
+    try:
+        print(executable())
+    except RuntimeError as error:
+        sys.exit(str(error))
