@@ -16,9 +16,9 @@ from resilient.discovery.documents import decode, instances_in
 from resilient.discovery.last_good import LastGood, OnEmpty
 from resilient.discovery.location import Location
 from resilient.discovery.polling import Offload, Poll, in_thread
-from resilient.discovery.protocol import Discovery, Registration
-from resilient.discovery.records import Records, read_records
-from resilient.discovery.registration import FileRegistration
+from resilient.discovery.protocol import Discovery
+from resilient.discovery.records import FileEntry, RecordFile, Records, read_records
+from resilient.discovery.registration import EntryFactory
 from resilient.discovery.schemes import Scheme
 from resilient.errors import DiscoveryError
 from resilient.instance import Instance
@@ -171,12 +171,16 @@ def _connect(location: Location, runtime: Runtime | None) -> Discovery:
     )
 
 
-def _register(location: Location, instance: Instance, ttl: float, runtime: Runtime | None) -> Registration:
+def _register(location: Location, instance: Instance, ttl: float) -> EntryFactory:
     location.allow("interval", "on_empty", "grace")  # so that both sides may use one URL
     path = _path(location)
     if not path.endswith("/"):
         location.refuse("one registers in a folder, and its name ends with a slash: file:///path/registry/")
-    return FileRegistration(path, instance, ttl=ttl, runtime=runtime)
+
+    def enter(runtime: Runtime) -> FileEntry:
+        return FileEntry(RecordFile(Path(path), instance, ttl, runtime.new_id()), runtime.wall)
+
+    return enter
 
 
 SCHEME = Scheme(_connect, _register)

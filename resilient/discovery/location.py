@@ -12,6 +12,7 @@ from urllib.parse import unquote
 __all__ = ["Location"]
 
 _URL = re.compile(r"(?P<scheme>[a-z][a-z0-9+.-]*)://(?P<authority>[^/?#]*)(?P<path>/[^?#]*)?(?:\?(?P<query>[^#]*))?")
+_SECRETS = re.compile(r"(?<=://)[^/?#@]*(?=@)|(?<=[?&]token=)[^&#]*")
 _ENDPOINT = re.compile(r"(?:\[(?P<v6>[0-9A-Fa-f:.%]+)\]|(?P<host>[^:\[\]]+))(?::(?P<port>[0-9]{1,5}))?")
 
 
@@ -36,23 +37,29 @@ class Location:
     def parse(cls, url: str) -> Location:
         """Take `url` apart."""
         match = _URL.fullmatch(url)
+        shown = _SECRETS.sub("***", url)
         if match is None:
             raise ValueError(
-                f"url={url!r}: a discovery URL is scheme://authority/path?option=value, with a lower-case scheme"
+                f"url={shown!r}: a discovery URL is scheme://authority/path?option=value, with a lower-case scheme"
             )
         options: dict[str, str] = {}
         for pair in match["query"].split("&") if match["query"] else ():
             name, separator, value = map(unquote, pair.partition("="))
             if not (name and separator):
-                raise ValueError(f"url={url!r}: options are name=value, with & between them")
+                raise ValueError(f"url={shown!r}: options are name=value, with & between them")
             if name in options:
-                raise ValueError(f"url={url!r}: each option is given once")
+                raise ValueError(f"url={shown!r}: each option is given once")
             options[name] = value
         return cls(url, match["scheme"], match["authority"], unquote(match["path"] or ""), options)
 
+    @property
+    def shown(self) -> str:
+        """The URL as it may stand in logs and messages: without passwords and tokens."""
+        return _SECRETS.sub("***", self.url)
+
     def refuse(self, why: str) -> NoReturn:
         """Raise the `ValueError` that says what is wrong with this URL."""
-        raise ValueError(f"url={self.url!r}: {why}")
+        raise ValueError(f"url={self.shown!r}: {why}")
 
     def allow(self, *names: str) -> None:
         """Refuse options of any other name."""
@@ -83,9 +90,22 @@ class Location:
             self.refuse(f"{name}={value}: one of {', '.join(allowed)}")
         return value
 
-    def endpoints(self) -> tuple[tuple[str, int], ...]:
-        """Read an authority that is `host:port,host:port`; an IPv6 address stands in brackets."""
-        return self._endpoints(self.authority, None)
+    def credentials(self) -> tuple[str, str] | None:
+        """Read `user:password@` before the authority; special characters in them are percent-encoded."""
+        before, at, _ = self.authority.rpartition("@")
+        if not at:
+            return None
+        user, colon, password = before.partition(":")
+        if not (user and colon):
+            self.refuse("credentials are user:password@, with special characters percent-encoded")
+        return unquote(user), unquote(password)
+
+    def endpoints(self, *, credentials: bool = False) -> tuple[tuple[str, int], ...]:
+        """Read an authority that is `host:port,host:port`; an IPv6 address stands in brackets.
+
+        `credentials` says that some may stand before it.
+        """
+        return self._endpoints(self.authority.rpartition("@")[2] if credentials else self.authority, None)
 
     def servers(self, name: str, port: int) -> tuple[tuple[str, int], ...]:
         """Read an option that is `host:port,host:port`, each with `port` if it has none; not given, it is empty."""
@@ -98,6 +118,7 @@ class Location:
             match = _ENDPOINT.fullmatch(part)
             port = None if match is None else match["port"] or default
             if match is None or port is None:
-                self.refuse(f"{part!r} is no host:port (an IPv6 address stands in brackets)")
+                shown = f"***{part[part.rindex('@') :]}" if "@" in part else part
+                self.refuse(f"{shown!r} is no host:port (an IPv6 address stands in brackets)")
             found.append((match["v6"] or match["host"], int(port)))
         return tuple(found)

@@ -7,7 +7,7 @@ import json
 import math
 import os
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +18,7 @@ from resilient.discovery.documents import decode, instance_from
 from resilient.errors import DiscoveryError
 from resilient.instance import Instance
 
-__all__ = ["Record", "RecordFile", "Records", "read_records"]
+__all__ = ["FileEntry", "Record", "RecordFile", "Records", "read_records"]
 
 _MOST = 10_000
 _LARGEST = 64 * 1024
@@ -221,6 +221,36 @@ class RecordFile:
             if record is None or record.owner == self._owner:
                 self.path.unlink()
                 _sync_folder(self.path.parent)
+
+
+@final
+class FileEntry:
+    """The record as an entry of a registry, stamped by the wall clock of a runtime."""
+
+    def __init__(self, record: RecordFile, wall: Callable[[], float]) -> None:
+        self._record = record
+        self._wall = wall
+
+    @property
+    def withdrawing(self) -> bool:
+        """Has its withdrawal begun?"""
+        return self._record.withdrawing
+
+    def create(self) -> None:
+        """Write it for the first time."""
+        self._record.create(self._wall())
+
+    def renew(self) -> None:
+        """Write it with a new stamp."""
+        self._record.write(self._wall())
+
+    def withdraw(self) -> None:
+        """Remove it, if it is one's own."""
+        self._record.withdraw()
+
+    def abandon(self) -> None:
+        """Remove it here and now: a file is gone at once."""
+        self._record.withdraw()
 
 
 def _sync_folder(folder: Path) -> None:

@@ -8,6 +8,7 @@ from typing import final
 
 from resilient.discovery.location import Location
 from resilient.discovery.protocol import Discovery, Registration
+from resilient.discovery.registration import EntryFactory, LeasedRegistration
 from resilient.instance import Instance
 from resilient.runtime import Runtime
 
@@ -32,13 +33,15 @@ _BUILT_IN = {
 class Scheme:
     """What the URLs of one scheme lead to.
 
-    Both functions get the runtime that was given to `connect` or `register`, or None for the ambient one, and raise
-    `ValueError` for a URL that they do not understand. None of them connects: that is done when it is used.
+    Both functions raise `ValueError` for a URL that they do not understand. None of them connects: that is done when it
+    is used.
     """
 
     connect: Callable[[Location, Runtime | None], Discovery]
-    register: Callable[[Location, Instance, float, Runtime | None], Registration] | None = None
-    """Gets the instance and the time to live; None: one cannot register there."""
+    """Gets the runtime that was given to `connect`, or None for the ambient one."""
+    register: Callable[[Location, Instance, float], EntryFactory] | None = None
+    """Gets the instance and the time to live, and returns what makes its `Entry`, which is renewed and withdrawn for it.
+    None: one cannot register there."""
 
 
 def connect(url: str, *, runtime: Runtime | None = None) -> Discovery:
@@ -56,13 +59,20 @@ def connect(url: str, *, runtime: Runtime | None = None) -> Discovery:
     return _find(location).connect(location, runtime)
 
 
-def register(url: str, instance: Instance, *, ttl: float = 10.0, runtime: Runtime | None = None) -> Registration:
+def register(
+    url: str, instance: Instance, *, ttl: float = 10.0, sigterm: bool = True, runtime: Runtime | None = None
+) -> Registration:
     """Make `instance` findable at `url` while a block runs: `async with` it, or `with` in plain code.
 
     The entry is leased: renewed every third of `ttl` seconds (10.0: a crash is noticed within that time, and two
-    renewals may be lost), written again if somebody removed it, and withdrawn at the end of the block, also when it is
-    cancelled. If the process dies it expires. The renewals run in the event loop on purpose: a process whose loop hangs
-    is not fit to be called.
+    renewals may be lost), written again if it expired or somebody removed it, and withdrawn at the end of the block,
+    also when it is cancelled. If the process dies it expires. The renewals run in the event loop on purpose: a process
+    whose loop hangs is not fit to be called.
+
+    SIGTERM ends a Python process without leaving any block. So, if the block is entered in the main thread and nothing
+    else handles the signal, the entry is withdrawn first (for which the process waits 5 seconds at most), and then the
+    signal ends the process as it would have. A server that handles SIGTERM leaves the block itself, and is left
+    alone. `sigterm=False` never touches the signal.
 
     Raises `ValueError` for a URL that cannot be understood or registered at, and on entry `DiscoveryError` if the first
     write fails. Later trouble is logged and tried again: it never ends the block.
@@ -73,7 +83,8 @@ def register(url: str, instance: Instance, *, ttl: float = 10.0, runtime: Runtim
         location.refuse(f"one cannot register at {location.scheme}://")
     if not 0.1 <= ttl <= 86_400.0:  # noqa: PLR2004 - named in the message
         raise ValueError(f"ttl={ttl!r}: a time to live is between 0.1 seconds and a day")
-    return scheme.register(location, instance, ttl, runtime)
+    enter = scheme.register(location, instance, ttl)
+    return LeasedRegistration(location.shown, instance, enter, ttl=ttl, sigterm=sigterm, runtime=runtime)
 
 
 def _find(location: Location) -> Scheme:

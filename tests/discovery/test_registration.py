@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import subprocess
 import sys
@@ -18,10 +19,11 @@ import anyio.lowlevel
 import pytest
 
 from resilient.discovery import FileRegistry, connect, inline, register
-from resilient.discovery.records import Record, RecordFile, read_records
-from resilient.discovery.registration import FileRegistration
+from resilient.discovery.records import FileEntry, Record, RecordFile, read_records
+from resilient.discovery.registration import LeasedRegistration, RemoteEntry
 from resilient.errors import DiscoveryError
 from resilient.instance import Instance
+from resilient.runtime import Runtime
 from resilient.snapshot import Snapshot
 from resilient.testing import virtual_time
 from resilient.testing.cancellation import for_each_cancellation
@@ -40,8 +42,11 @@ async def with_steps(work: Callable[[], T], /) -> T:
     return result
 
 
-def registered(folder: Path, instance: Instance = A, ttl: float = 9.0, offload=with_steps) -> FileRegistration:
-    return FileRegistration(folder, instance, ttl=ttl, offload=offload)
+def registered(folder: Path, instance: Instance = A, ttl: float = 9.0, offload=with_steps) -> LeasedRegistration:
+    def enter(runtime: Runtime) -> FileEntry:
+        return FileEntry(RecordFile(folder, instance, ttl, runtime.new_id()), runtime.wall)
+
+    return LeasedRegistration(str(folder), instance, enter, ttl=ttl, offload=offload)
 
 
 def ids(snapshot: Snapshot) -> list[str]:
@@ -325,6 +330,7 @@ PROGRAM = """
 import sys, anyio
 from resilient.discovery import register
 from resilient.instance import Instance
+from resilient.runtime import Runtime
 
 async def main():
     async with register(sys.argv[1], Instance(id=sys.argv[2], host="127.0.0.1", port=80), ttl=1.0):
@@ -397,3 +403,204 @@ def test_many_writers_and_a_reader_never_see_half_a_record(tmp_path: Path) -> No
         for thread in threads:
             thread.join()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.json", "b.json", "c.json", "d.json"]
+
+
+# SIGTERM
+
+TERMINATED = """
+import os, signal, sys, threading, time
+from contextlib import nullcontext
+import anyio
+from resilient.discovery import register
+from resilient.instance import Instance
+
+url, how = sys.argv[1:]
+entry = register(url, Instance(id="a", host="127.0.0.1", port=80), ttl=60.0, sigterm=how != "declined")
+
+def ready():
+    print("registered", flush=True)
+
+async def main():
+    async with entry:
+        ready()
+        await anyio.sleep_forever()
+
+async def handling():
+    async with entry, anyio.create_task_group() as tasks:
+        with anyio.open_signal_receiver(signal.SIGTERM) as signals:
+            ready()
+            async for _ in signals:
+                tasks.cancel_scope.cancel()
+                break
+
+match how:
+    case "asyncio" | "trio":
+        anyio.run(main, backend=how)
+    case "declined":
+        anyio.run(main)
+    case "plain":
+        with entry:
+            ready()
+            time.sleep(60)
+    case "handled":
+        anyio.run(handling)
+    case "left":
+        with entry:
+            pass
+        assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+        ready()
+        time.sleep(60)
+    case "thread":
+        def run():
+            with entry:
+                ready()
+                time.sleep(60)
+        threading.Thread(target=run, daemon=True).start()
+        time.sleep(60)
+    case "forked":
+        with entry:
+            if os.fork() == 0:
+                os.kill(os.getpid(), signal.SIGTERM)
+                time.sleep(60)
+            os.wait()
+            ready()
+            time.sleep(60)
+"""
+
+
+@contextmanager
+def terminated(folder: Path, how: str) -> Iterator[subprocess.Popen[bytes]]:
+    found = subprocess.Popen(
+        [sys.executable, "-W", "ignore", "-c", TERMINATED, f"file://{folder}/", how], stdout=subprocess.PIPE
+    )
+    with found:
+        try:
+            assert found.stdout is not None
+            assert found.stdout.readline() == b"registered\n"
+            yield found
+        finally:
+            found.kill()
+
+
+@pytest.mark.parametrize("how", ["asyncio", "trio", "plain"])
+def test_sigterm_withdraws_and_ends_the_process_as_ever(tmp_path: Path, how: str) -> None:
+    with terminated(tmp_path, how) as process:
+        assert sorted(read_records(tmp_path)) == ["a.json"]
+        process.terminate()
+        assert process.wait(timeout=30) == -signal.SIGTERM
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_who_handles_sigterm_leaves_the_block_and_withdraws(tmp_path: Path) -> None:
+    with terminated(tmp_path, "handled") as process:
+        process.terminate()
+        assert process.wait(timeout=30) == 0
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("how", ["declined", "thread"])
+def test_without_a_handler_the_entry_is_left_to_expire(tmp_path: Path, how: str) -> None:
+    """What the signal does by itself; which shows that the handler does something."""
+    with terminated(tmp_path, how) as process:
+        process.terminate()
+        assert process.wait(timeout=30) == -signal.SIGTERM
+    assert sorted(read_records(tmp_path)) == ["a.json"]
+
+
+def test_after_the_block_sigterm_is_what_it_was(tmp_path: Path) -> None:
+    with terminated(tmp_path, "left") as process:
+        process.terminate()
+        assert process.wait(timeout=30) == -signal.SIGTERM
+
+
+def test_a_forked_process_does_not_withdraw_its_parent(tmp_path: Path) -> None:
+    with terminated(tmp_path, "forked") as process:
+        assert sorted(read_records(tmp_path)) == ["a.json"]
+        process.terminate()
+        assert process.wait(timeout=30) == -signal.SIGTERM
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_withdrawal_that_hangs_does_not_keep_the_process_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    from resilient.discovery import termination
+
+    monkeypatch.setattr(termination, "PATIENCE", 0.1)
+    ended: list[int] = []
+    monkeypatch.setattr(signal, "raise_signal", ended.append)
+    over = threading.Event()
+    waiting = termination.BeforeTermination(over.wait)
+    try:
+        os.kill(os.getpid(), signal.SIGTERM)
+        began = time.monotonic()
+        while not ended:
+            assert time.monotonic() - began < 30
+        assert ended == [signal.SIGTERM]
+    finally:
+        over.set()
+        waiting.cancel()
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+
+class Unreachable(RemoteEntry):
+    """Counts what is done to it, and hangs in the withdrawal until it is let go."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.done: list[str] = []
+        self.let_go = threading.Event()
+
+    def _create(self) -> None:
+        self.done.append("create")
+
+    def _renew(self) -> None:
+        self.done.append("renew")
+
+    def _withdraw(self) -> None:
+        self.let_go.wait(30)
+        self.done.append("withdraw")
+
+
+def test_what_was_abandoned_is_withdrawn_by_a_thread_and_never_written_again() -> None:
+    entry = Unreachable()
+    entry.create()
+    entry.abandon()
+    renewal = threading.Thread(target=entry.renew)
+    renewal.start()
+    entry.let_go.set()
+    renewal.join(30)
+    deadline = time.monotonic() + 30
+    while entry.done != ["create", "withdraw"]:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_a_task_that_is_cancelled_twice_withdraws_from_a_registry_far_away() -> None:
+    """The second `task.cancel()` pierces the shield before the worker thread has begun."""
+    entry = Unreachable()
+    entry.let_go.set()
+
+    async def never(work: Callable[[], T], /) -> T:
+        if work == entry.withdraw:
+            await anyio.sleep_forever()
+        return work()
+
+    async def hold() -> None:
+        async with LeasedRegistration("far away", A, lambda _: entry, ttl=60.0, offload=never):
+            await asyncio.sleep(3600)
+
+    async def main() -> None:
+        task = asyncio.create_task(hold())
+        while not entry.done:
+            await asyncio.sleep(0.001)
+        await asyncio.sleep(0.01)
+        for _ in range(2):
+            task.cancel()
+            await asyncio.sleep(0.01)
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    asyncio.run(main())
+    deadline = time.monotonic() + 30
+    while entry.done != ["create", "withdraw"]:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)

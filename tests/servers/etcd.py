@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import sys
-import urllib.error
-import urllib.request
 from base64 import b64decode, b64encode
 from typing import Any
+
+import httpx
 
 from tests.servers.debian import unpacked
 from tests.servers.process import Server, free_port
@@ -41,15 +40,18 @@ class Etcd(Server):
         ]
 
     def answers(self) -> bool:
-        with urllib.request.urlopen(f"http://{self.address}/health", timeout=1.0) as answer:
-            return json.load(answer)["health"] in {"true", True}
+        try:
+            answer = httpx.get(f"http://{self.address}/health", timeout=1.0)
+        except httpx.TransportError as error:
+            raise OSError(str(error)) from error
+        return answer.status_code == 200 and answer.json()["health"] in {"true", True}
 
     def ask(self, path: str, **fields: Any) -> dict[str, Any]:
         """Do what no client of ours does: compact, put keys of others."""
-        request = urllib.request.Request(f"http://{self.address}/v3/{path}", json.dumps(fields).encode())
-        with urllib.request.urlopen(request, timeout=10.0) as answer:
-            found: dict[str, Any] = json.load(answer)
-            return found
+        answer = httpx.post(f"http://{self.address}/v3/{path}", json=fields, timeout=10.0)
+        answer.raise_for_status()
+        found: dict[str, Any] = answer.json()
+        return found
 
     def put(self, key: str, value: str, **fields: Any) -> int:
         """Write a key and return the revision."""
