@@ -40,7 +40,7 @@ class Scheme:
     connect: Callable[[Location, Runtime | None], Discovery]
     """Gets the runtime that was given to `connect`, or None for the ambient one."""
     register: Callable[[Location, Instance, float], EntryFactory] | None = None
-    """Gets the instance and the time to live, and returns what makes its `Entry`, which is renewed and withdrawn for it.
+    """Gets the instance and the time to live, and returns what makes its `Entry`, which is kept and withdrawn for it.
     None: one cannot register there."""
 
 
