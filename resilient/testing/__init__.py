@@ -5,6 +5,8 @@
     milliseconds, and the same seed gives the same run.
 `cancellation`
     Runs a scenario again and again, cancelled at its first await, its second, and so on.
+`consul`
+    A strict fake of a Consul agent, on a real socket.
 `kubernetes`
     A fake API server of Kubernetes on real sockets, strict, and with everything that can go wrong.
 `pytest_plugin`
