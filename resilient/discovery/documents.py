@@ -11,7 +11,7 @@ from typing import Any, cast
 from resilient.errors import DiscoveryError
 from resilient.instance import Instance
 
-__all__ = ["address", "decode", "instance_from", "instances_in", "merge"]
+__all__ = ["address", "decode", "fields_of", "instance_from", "instances_in", "merge"]
 
 _FIELDS = ("id", "host", "port", "weight", "zone", "metadata")
 
@@ -65,6 +65,18 @@ def instance_from(record: object, where: str, *, besides: Collection[str] = ()) 
         return Instance(**fields)
     except ValueError as error:
         raise DiscoveryError(f"{where}: {error}") from None
+
+
+def fields_of(instance: Instance) -> dict[str, Any]:
+    """Return what `instance_from` reads."""
+    return {
+        "id": instance.id,
+        "host": instance.host,
+        "port": instance.port,
+        "weight": instance.weight,
+        "zone": instance.zone,
+        "metadata": dict(instance.metadata),
+    }
 
 
 def address(host: str, port: int) -> str:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, cast, final
 from urllib.parse import quote
 
-from resilient.discovery.documents import decode, instance_from
+from resilient.discovery.documents import decode, fields_of, instance_from
 from resilient.errors import DiscoveryError
 from resilient.instance import Instance
 
@@ -39,18 +39,7 @@ class Record:
 
     def encode(self) -> bytes:
         """Return the file's content."""
-        instance = self.instance
-        fields = {
-            "id": instance.id,
-            "host": instance.host,
-            "port": instance.port,
-            "weight": instance.weight,
-            "zone": instance.zone,
-            "metadata": dict(instance.metadata),
-            "ttl": self.ttl,
-            "renewed_at": self.renewed_at,
-            "owner": self.owner,
-        }
+        fields = fields_of(self.instance) | {"ttl": self.ttl, "renewed_at": self.renewed_at, "owner": self.owner}
         return (json.dumps(fields, indent=1) + "\n").encode()
 
     @classmethod
