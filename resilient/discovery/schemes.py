@@ -29,6 +29,7 @@ _BUILT_IN = {
     "kubernetes": "resilient.discovery.kubernetes:SCHEME",
     "static": "resilient.discovery.static:SCHEME",
     "union": "resilient.discovery.composite:UNION",
+    "zookeeper": "resilient.discovery.zookeeper:SCHEME",
 }
 
 
