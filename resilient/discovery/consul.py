@@ -155,10 +155,10 @@ class _Source:
         self._pace = Gcra(amount=1, period=1.0, burst=_BURST)
         self._runtime = runtime
 
-    async def list(self) -> Listing[Candidates]:
+    async def listing(self) -> Listing[Candidates]:
         """Ask for the present."""
         async with await self._client(self._consul.timeout) as client:
-            return self._listing(await self._ask(client, 0))
+            return self._told(await self._ask(client, 0))
 
     async def watch(self, revision: str) -> AsyncGenerator[Listing[Candidates] | Changes[Candidates], None]:
         """Ask again and again, each time for what comes after the last answer."""
@@ -167,7 +167,7 @@ class _Source:
             while True:
                 await self._keep_pace()
                 answer = await self._ask(client, index)
-                yield self._listing(answer)
+                yield self._told(answer)
                 if answer.index == 0:
                     return  # a server that tells no index cannot be waited for, only asked at intervals
                 # Behind what we know, after a restart or a restored snapshot, the server is not waited for.
@@ -186,7 +186,7 @@ class _Source:
         )
         return await speak(question, client)
 
-    def _listing(self, answer: Answer) -> Listing[Candidates]:
+    def _told(self, answer: Answer) -> Listing[Candidates]:
         return Listing({"": tuple(Candidate(each) for each in instances_in(answer.instances))}, str(answer.index))
 
     async def _client(self, read: float) -> httpx.AsyncClient:

@@ -128,7 +128,7 @@ class _Source:
         self._context: SSLContext | None = None
         self._known: dict[str, Candidates] = {}
 
-    async def list(self) -> Listing[Candidates]:
+    async def listing(self) -> Listing[Candidates]:
         """Read all keys."""
         async with await self._client() as client:
             found = await speak(self._protocol.range(self._etcd.folder(), limit=_MOST), client)

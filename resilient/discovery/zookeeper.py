@@ -127,7 +127,7 @@ class _Source:
         self._known: dict[str, Candidates] = {}
         self._round = 0
 
-    async def list(self) -> Listing[Candidates]:
+    async def listing(self) -> Listing[Candidates]:
         """Open a connection and read all nodes."""
         self._close()
         self._session = session = Session(self._zookeeper.ensemble(self._zookeeper.session))
