@@ -210,7 +210,8 @@ class _Entry(RemoteEntry):
     def _create(self) -> None:
         try:
             self._client.beat()
-            self._clear_away()
+            for path, _ in self._namesakes():
+                self._client.ask("delete", path)  # of an earlier life, whose session has not expired yet
             self._write()
         except BaseException:
             self._client.close()
@@ -219,14 +220,14 @@ class _Entry(RemoteEntry):
     def _renew(self) -> None:
         client = self._client
         client.beat()
-        stat = None if self._node is None else client.ask("exists", self._node)
-        if stat is not None:
-            if stat.ephemeralOwner == client.session:
-                return
-            if stat.ephemeralOwner not in client.sessions:
+        there = None if self._node is None else client.ask("exists", self._node)
+        if there is not None and there.ephemeralOwner == client.session:
+            return
+        for path, owner in self._namesakes():
+            if owner not in client.sessions:
                 # A later life of the same instance; or two that were given one id.
-                raise DiscoveryError(f"somebody else is registered as {self._node}")
-            client.ask("delete", self._node)  # of a session of ours that is over, but has not expired yet
+                raise DiscoveryError(f"somebody else is registered as {path}")
+            client.ask("delete", path)  # of a session of ours that is over, but has not expired yet
         self._write()
 
     def _withdraw(self) -> None:
@@ -239,18 +240,21 @@ class _Entry(RemoteEntry):
         path = f"{self._folder}/{MEMBER}" if sequence else self._path()
         self._node = str(self._client.ask("create", path, content, ephemeral=True, sequence=sequence, makepath=True))
 
-    def _clear_away(self) -> None:
-        """Remove what an earlier life of this instance left, whose session has not expired yet."""
+    def _namesakes(self) -> list[tuple[str, int]]:
+        """Return the nodes of this instance, with the sessions that they belong to."""
+        client = self._client
         if self._zookeeper.format == "curator":
-            self._client.ask("delete", self._path())
-            return
-        read = FORMATS["serverset"].read
-        for name in self._zookeeper.members(self._client.ask("get_children", self._folder) or ()):
-            found = self._client.ask("get", f"{self._folder}/{name}")
-            with suppress(DiscoveryError):
-                member = None if found is None else read(name, found[0], None)
-                if member is not None and member.id == self._instance.id:
-                    self._client.ask("delete", f"{self._folder}/{name}")
+            there = client.ask("exists", self._path())
+            return [] if there is None else [(self._path(), there.ephemeralOwner)]
+        found: list[tuple[str, int]] = []
+        for name in self._zookeeper.members(client.ask("get_children", self._folder) or ()):
+            path = f"{self._folder}/{name}"
+            content, there = client.ask("get", path) or (b"", None)
+            with suppress(DiscoveryError):  # what cannot be read is not ours
+                member = FORMATS["serverset"].read(name, content, None)
+                if there is not None and member is not None and member.id == self._instance.id:
+                    found.append((path, there.ephemeralOwner))
+        return found
 
     def _path(self) -> str:
         return f"{self._folder}/{quote(self._instance.id, safe=':@[]')}"
