@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import aclosing, asynccontextmanager
-from typing import cast, final
+from contextlib import asynccontextmanager, suppress
+from typing import final
+
+import anyio
 
 from resilient.errors import DiscoveryError
 
@@ -45,7 +47,13 @@ class Lines:
 
 @asynccontextmanager
 async def lines_of(chunks: AsyncIterator[bytes]) -> AsyncGenerator[Lines, None]:
-    """Read what a generator yields; it is closed, wherever it stands, at the end of the block."""
-    generator = cast("AsyncGenerator[bytes, None]", chunks)  # httpx calls its generators iterators
-    async with aclosing(generator):
-        yield Lines(generator)
+    """Read what a generator yields; it is ended, wherever it stands, at the end of the block."""
+    try:
+        yield Lines(chunks)
+    finally:
+        # An HTTP client's generators stand one within the other. Closed between two chunks, the inner ones would be
+        # left to the garbage collector; a read that is cancelled ends them all.
+        with anyio.CancelScope() as scope, suppress(Exception):
+            scope.cancel()
+            while await anext(chunks, None) is not None:
+                pass

@@ -293,7 +293,7 @@ class _Entry(RemoteEntry):
     def _create(self) -> None:
         try:
             self._register()
-        except (OSError, DiscoveryError):
+        except BaseException:
             with suppress(OSError, DiscoveryError):
                 self._withdraw()  # it may be there all the same
             raise
@@ -312,11 +312,13 @@ class _Entry(RemoteEntry):
             self._register()
 
     def _withdraw(self) -> None:
-        known = self._speak(self._protocol.service(self._id))
-        if known is not None and self._is_mine(known):
-            self._speak(self._protocol.deregister(self._id))
-        if self._http is not None:
-            self._http.close()
+        try:
+            known = self._speak(self._protocol.service(self._id))
+            if known is not None and self._is_mine(known):
+                self._speak(self._protocol.deregister(self._id))
+        finally:
+            if self._http is not None:
+                self._http.close()
 
     def _is_mine(self, known: Mapping[str, Any]) -> bool:
         meta: dict[str, str] = known.get("Meta") or {}

@@ -130,7 +130,7 @@ class _Source:
 
     async def listing(self) -> Listing[Candidates]:
         """Read all keys."""
-        async with await self._client() as client:
+        async with await self._client(0.0) as client:
             found = await speak(self._protocol.range(self._etcd.folder(), limit=_MOST), client)
         objects = {each.key: self._candidates(each) for each in found.keys}
         self._known = objects
@@ -140,17 +140,21 @@ class _Source:
         """Tell what changes after `revision`, until nothing did for a window."""
         cluster, _, number = revision.rpartition(":")
         told = int(number)
-        async with await self._client() as client, self._lines(client, told + 1) as lines:
+        async with await self._client(self._etcd.window) as client, self._lines(client, told + 1) as lines:
+            patience = self._etcd.timeout  # for its first message, which says that there is a watch at all
             while True:
                 line = None
-                with anyio.move_on_after(self._etcd.window):
+                with anyio.move_on_after(patience) as waiting:
                     line = await lines.next()
+                if line is None and waiting.cancelled_caught and patience != self._etcd.window:
+                    raise SourceFailed(f"{self._protocol.endpoints.current} opens no watch")
                 if line is None:  # the window is closed, or etcd has ended the watch
                     return
                 heard = self._protocol.hear(line)
                 if heard.cluster != cluster or heard.revision < told:
                     # It would say nothing until it gets there, and then speak of other keys.
                     raise Expired(f"this is not the cluster that was at revision {told}")
+                patience = self._etcd.window
                 told = max(told, heard.told)
                 yield self._changes(f"{cluster}:{told}", heard.events)
 
@@ -195,11 +199,11 @@ class _Source:
                 protocol.endpoints.turn()
                 raise
 
-    async def _client(self) -> httpx.AsyncClient:
+    async def _client(self, waiting: float) -> httpx.AsyncClient:
         tls = self._etcd.tls
         if tls is not None and self._context is None:
             self._context = await in_thread(tls.context)
-        return self._clients.client(self._etcd.timeout, self._context)
+        return self._clients.client(self._etcd.timeout + waiting, self._context)
 
     def _candidates(self, found: KeyValue) -> Candidates:
         try:
@@ -228,10 +232,10 @@ class _Entry(RemoteEntry):
         self._lease: str | None = None
 
     def _create(self) -> None:
-        self._lease = lease = self._speak(self._protocol.grant(self._ttl))
         try:
+            self._lease = lease = self._speak(self._protocol.grant(self._ttl))
             self._speak(self._protocol.put(self._key, self._value, lease))
-        except (OSError, DiscoveryError):
+        except BaseException:
             with suppress(OSError, DiscoveryError):
                 self._withdraw()  # it may have been written all the same
             raise
@@ -247,10 +251,12 @@ class _Entry(RemoteEntry):
 
     def _withdraw(self) -> None:
         lease, self._lease = self._lease, None
-        if lease is not None:
-            self._speak(self._protocol.revoke(lease))
-        if self._http is not None:
-            self._http.close()
+        try:
+            if lease is not None:
+                self._speak(self._protocol.revoke(lease))
+        finally:
+            if self._http is not None:
+                self._http.close()
 
     def _speak(self, conversation: Conversation[T]) -> T:
         if self._http is None:
