@@ -246,13 +246,13 @@ def test_a_user_with_a_password_reads_and_writes_its_prefix(guarded: Server, bac
     async def main() -> None:
         known = f"etcd://orders:p%40ss%3Aword@{guarded.address}/orders?on_empty=fail&debounce=0.01"
         watch = connect(f"{known}&timeout=2").watch()
-        async with register(known, A, ttl=1.0):
+        async with register(known, A, ttl=3.0):
             await until(watch, ["a"])
             guarded.kill()  # and with it the tokens that it has issued
             guarded.start()
-            async with register(known, Instance(id="b", host="b", port=80), ttl=1.0):
+            async with register(known, Instance(id="b", host="b", port=80), ttl=3.0):
                 await until(watch, ["a", "b"])
-                await anyio.sleep(1.2)
+                await anyio.sleep(1.2)  # a renewal
                 assert len(keys_for_root(guarded)) == 2
         await until(watch, [])
         await watch.aclose()  # type: ignore[attr-defined]

@@ -37,6 +37,7 @@ class Etcd(Server):
             *("--initial-cluster", f"one={peer}"),
             *("--heartbeat-interval", "10", "--election-timeout", "50", "--unsafe-no-fsync"),
             *("--logger", "zap", "--log-level", "warn"),
+            *("--bcrypt-cost", "4"),  # a login that is meant to be slow makes a test slow
         ]
 
     def answers(self) -> bool:
