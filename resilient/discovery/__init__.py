@@ -17,6 +17,7 @@ from resilient.discovery.location import Location
 from resilient.discovery.polling import Offload, in_thread, inline
 from resilient.discovery.protocol import Discovery, Registration
 from resilient.discovery.reflector import Candidate, Reflector
+from resilient.discovery.registration import Entry, EntryFactory
 from resilient.discovery.schemes import Scheme, connect, register
 from resilient.discovery.static import Static
 
@@ -29,6 +30,8 @@ __all__ = [
     "Discovery",
     "Dns",
     "DnsSrv",
+    "Entry",
+    "EntryFactory",
     "Expired",
     "Failover",
     "Family",

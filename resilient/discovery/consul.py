@@ -18,11 +18,24 @@ from resilient.backends.consul import Consul as Protocol
 from resilient.backends.conversation import Conversation, Endpoints, speak, speak_blocking
 from resilient.backends.listwatch import Changes, Listing
 from resilient.context import current_runtime
+from resilient.discovery.last_good import LastGood, OnEmpty
 from resilient.discovery.location import Location
 from resilient.discovery.polling import in_thread
 from resilient.discovery.reflector import Candidate, Candidates, Reflector
 from resilient.discovery.registration import EntryFactory, RemoteEntry
-from resilient.discovery.remote import COMMON, TIMEOUT, TLS, Believing, Clients, Tls, urls, versions
+from resilient.discovery.remote import (
+    COMMON,
+    DEBOUNCE,
+    GRACE,
+    TIMEOUT,
+    TLS,
+    Clients,
+    Tls,
+    believing,
+    check,
+    urls,
+    versions,
+)
 from resilient.discovery.schemes import Scheme
 from resilient.errors import DiscoveryError
 from resilient.instance import Instance
@@ -99,7 +112,9 @@ class Consul:
     token_file: str | None = None
     timeout: float = TIMEOUT
     tls: Tls | None = None
-    believing: Believing = field(default_factory=Believing)
+    on_empty: OnEmpty = "grace"
+    grace: float = GRACE
+    debounce: float = DEBOUNCE
     runtime: Runtime | None = field(default=None, repr=False)
     _versions: Iterator[int] = field(init=False, repr=False, default_factory=versions)
 
@@ -112,11 +127,9 @@ class Consul:
             raise ValueError(
                 f"wait={self.wait!r}: between 0.01 and 600 seconds, which is the longest that Consul waits"
             )
-        if not self.timeout > 0:
-            raise ValueError(f"timeout={self.timeout!r}: a number of seconds, more than 0")
         if self.max_stale is not None and not self.max_stale > 0:
             raise ValueError(f"max_stale={self.max_stale!r}: a number of seconds, more than 0")
-        self.believing.known(iter(()))  # refuses what is wrong with it
+        check(self)
 
     def watch(self) -> AsyncIterator[Snapshot]:
         """Yield the instances, and again when they change."""
@@ -124,9 +137,9 @@ class Consul:
         return Reflector(
             f"consul {self.service} at {', '.join(self.endpoints)}",
             _Source(self, runtime),
-            known=self.believing.known(self._versions),
+            known=LastGood(self.on_empty, self.grace, self._versions),
             runtime=runtime,
-            debounce=self.believing.debounce,
+            debounce=self.debounce,
         )
 
     def enter(self, instance: Instance, ttl: float) -> EntryFactory:
@@ -353,8 +366,8 @@ def _consul(location: Location, runtime: Runtime | None) -> Consul:
         token_file=options.get("token_file"),
         timeout=location.seconds("timeout", TIMEOUT),
         tls=Tls.of(location) if tls else None,
-        believing=Believing.of(location),
         runtime=runtime,
+        **believing(location),
     )
 
 

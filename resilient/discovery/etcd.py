@@ -21,11 +21,24 @@ from resilient.backends.lines import Lines, lines_of
 from resilient.backends.listwatch import Changes, Expired, Listing, SourceFailed
 from resilient.context import current_runtime
 from resilient.discovery.documents import decode, fields_of, instance_from
+from resilient.discovery.last_good import LastGood, OnEmpty
 from resilient.discovery.location import Location
 from resilient.discovery.polling import in_thread
 from resilient.discovery.reflector import Candidate, Candidates, Reflector
 from resilient.discovery.registration import EntryFactory, RemoteEntry
-from resilient.discovery.remote import COMMON, TIMEOUT, TLS, Believing, Clients, Tls, urls, versions
+from resilient.discovery.remote import (
+    COMMON,
+    DEBOUNCE,
+    GRACE,
+    TIMEOUT,
+    TLS,
+    Clients,
+    Tls,
+    believing,
+    check,
+    urls,
+    versions,
+)
 from resilient.discovery.schemes import Scheme
 from resilient.errors import DiscoveryError
 from resilient.instance import Instance
@@ -77,7 +90,9 @@ class Etcd:
     timeout: float = TIMEOUT
     api: str = "v3"
     tls: Tls | None = None
-    believing: Believing = field(default_factory=Believing)
+    on_empty: OnEmpty = "grace"
+    grace: float = GRACE
+    debounce: float = DEBOUNCE
     runtime: Runtime | None = field(default=None, repr=False)
     _versions: Iterator[int] = field(init=False, repr=False, default_factory=versions)
 
@@ -86,10 +101,7 @@ class Etcd:
             raise ValueError("endpoints=(): at least one base URL, such as http://127.0.0.1:2379")
         if not self.prefix.strip("/"):
             raise ValueError(f"prefix={self.prefix!r}: a prefix of keys that is not empty, such as /services/orders")
-        for name in ("window", "timeout"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name}={getattr(self, name)!r}: a number of seconds, more than 0")
-        self.believing.known(iter(()))  # refuses what is wrong with it
+        check(self, "window")
 
     def watch(self) -> AsyncIterator[Snapshot]:
         """Yield the instances, and again when they change."""
@@ -97,9 +109,9 @@ class Etcd:
         return Reflector(
             name,
             _Source(self, name),
-            known=self.believing.known(self._versions),
+            known=LastGood(self.on_empty, self.grace, self._versions),
             runtime=self.runtime or current_runtime(),
-            debounce=self.believing.debounce,
+            debounce=self.debounce,
         )
 
     def enter(self, instance: Instance, ttl: float) -> EntryFactory:
@@ -277,8 +289,8 @@ def _etcd(location: Location, runtime: Runtime | None) -> Etcd:
         timeout=location.seconds("timeout", TIMEOUT),
         api=location.choice("api", "v3", ("v3", "v3beta")),
         tls=Tls.of(location) if tls else None,
-        believing=Believing.of(location),
         runtime=runtime,
+        **believing(location),
     )
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import itertools
+import math
 import ssl
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, cast, final, get_args
+from typing import TYPE_CHECKING, TypedDict, cast, final, get_args
 
 from resilient.discovery.last_good import LastGood, OnEmpty
 from resilient.discovery.location import Location
@@ -14,11 +15,26 @@ from resilient.discovery.location import Location
 if TYPE_CHECKING:
     import httpx
 
-__all__ = ["COMMON", "TIMEOUT", "TLS", "Believing", "Clients", "Tls", "urls", "versions"]
+__all__ = [
+    "COMMON",
+    "DEBOUNCE",
+    "GRACE",
+    "TIMEOUT",
+    "TLS",
+    "Believing",
+    "Clients",
+    "Tls",
+    "believing",
+    "check",
+    "urls",
+    "versions",
+]
 
 COMMON = ("timeout", "on_empty", "grace", "debounce")
 TLS = ("ca", "cert", "key")
 
+GRACE = 30.0
+DEBOUNCE = 0.1
 TIMEOUT = 5.0
 """Seconds for a connection, and for an answer that does not wait: a registry is near, and has other endpoints."""
 
@@ -80,27 +96,33 @@ class Clients:
         return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT) if self.tls is None else self.tls.context()
 
 
-@final
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Believing:
-    """The options `on_empty`, `grace` and `debounce`, as for every source."""
+class Believing(TypedDict):
+    """What every source has: see `LastGood`, and `debounce` of the `Reflector`."""
 
-    on_empty: OnEmpty = "grace"
-    grace: float = 30.0
-    debounce: float = 0.1
+    on_empty: OnEmpty
+    grace: float
+    debounce: float
 
-    @classmethod
-    def of(cls, location: Location) -> Believing:
-        """Read them."""
-        return cls(
-            on_empty=cast("OnEmpty", location.choice("on_empty", "grace", get_args(OnEmpty))),
-            grace=location.seconds("grace", 30.0),
-            debounce=location.seconds("debounce", 0.1),
-        )
 
-    def known(self, versions: Iterator[int]) -> LastGood:
-        """Begin to believe."""
-        return LastGood(self.on_empty, self.grace, versions)
+def believing(location: Location) -> Believing:
+    """Read the options `on_empty`, `grace` and `debounce`."""
+    return {
+        "on_empty": cast("OnEmpty", location.choice("on_empty", "grace", get_args(OnEmpty))),
+        "grace": location.seconds("grace", GRACE),
+        "debounce": location.seconds("debounce", DEBOUNCE),
+    }
+
+
+def check(source: object, *positive: str) -> None:
+    """Refuse what is wrong with the arguments that all sources have, and those of these names that are not positive."""
+    for name in (*positive, "timeout"):
+        value: float = getattr(source, name)
+        if not (value > 0 and math.isfinite(value)):
+            raise ValueError(f"{name}={value!r}: a finite number of seconds, more than 0")
+    debounce: float = getattr(source, "debounce")  # noqa: B009 - they have no type in common
+    if not (debounce >= 0 and math.isfinite(debounce)):
+        raise ValueError(f"debounce={debounce!r}: a finite number of seconds, at least 0")
+    LastGood(getattr(source, "on_empty"), getattr(source, "grace"))  # noqa: B009 - likewise
 
 
 def versions() -> Iterator[int]:

@@ -12,10 +12,11 @@ from urllib.parse import quote
 from resilient.backends.listwatch import Changes, Listing
 from resilient.backends.zookeeper import Ensemble, Session, WatchedClient
 from resilient.context import current_runtime
+from resilient.discovery.last_good import LastGood, OnEmpty
 from resilient.discovery.location import Location
 from resilient.discovery.reflector import Candidate, Candidates, Reflector
 from resilient.discovery.registration import EntryFactory, RemoteEntry
-from resilient.discovery.remote import COMMON, TIMEOUT, Believing, versions
+from resilient.discovery.remote import COMMON, DEBOUNCE, GRACE, TIMEOUT, believing, check, versions
 from resilient.discovery.schemes import Scheme
 from resilient.discovery.znodes import FORMATS, MEMBER, Format
 from resilient.errors import DiscoveryError
@@ -68,7 +69,9 @@ class ZooKeeper:
     credentials: tuple[str, str] | None = field(default=None, repr=False)
     session: float = _SESSION
     timeout: float = TIMEOUT
-    believing: Believing = field(default_factory=Believing)
+    on_empty: OnEmpty = "grace"
+    grace: float = GRACE
+    debounce: float = DEBOUNCE
     runtime: Runtime | None = field(default=None, repr=False)
     _versions: Iterator[int] = field(init=False, repr=False, default_factory=versions)
 
@@ -81,10 +84,7 @@ class ZooKeeper:
             raise ValueError(f"format={self.format!r}: one of {', '.join(FORMATS)}")
         if self.endpoint is not None and self.format != "serverset":
             raise ValueError(f"endpoint={self.endpoint!r}: only a serverset has several")
-        for name in ("session", "timeout"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name}={getattr(self, name)!r}: a number of seconds, more than 0")
-        self.believing.known(iter(()))  # refuses what is wrong with it
+        check(self, "session")
 
     def watch(self) -> AsyncIterator[Snapshot]:
         """Yield the instances, and again when they change."""
@@ -92,9 +92,9 @@ class ZooKeeper:
         return Reflector(
             name,
             _Source(self, name),
-            known=self.believing.known(self._versions),
+            known=LastGood(self.on_empty, self.grace, self._versions),
             runtime=self.runtime or current_runtime(),
-            debounce=self.believing.debounce,
+            debounce=self.debounce,
         )
 
     def enter(self, instance: Instance, ttl: float) -> EntryFactory:
@@ -274,8 +274,8 @@ def _zookeeper(location: Location, runtime: Runtime | None) -> ZooKeeper:
             credentials=location.credentials(),
             session=location.seconds("session", _SESSION),
             timeout=location.seconds("timeout", TIMEOUT),
-            believing=Believing.of(location),
             runtime=runtime,
+            **believing(location),
         )
     except ValueError as error:
         location.refuse(str(error))
