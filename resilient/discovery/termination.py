@@ -10,7 +10,6 @@ import _thread
 import os
 import signal
 import threading
-import time
 from collections.abc import Callable
 from contextlib import suppress
 from types import FrameType
@@ -57,29 +56,30 @@ class BeforeTermination:
         if in_main and not _waiting and signal.getsignal(signal.SIGTERM) is _end:
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
-    def start(self) -> _thread.LockType | None:
+    def begin(self) -> _thread.LockType | None:
         """Begin to act; the lock is free once it is done."""
-        if self._process != os.getpid():
-            return None
-        done = _thread.allocate_lock()
-        done.acquire()
+        return _begin(self._act) if self._process == os.getpid() else None
 
-        def act() -> None:
-            try:
-                self._act()
-            finally:
-                done.release()
 
-        # Not through `threading`: the signal may have come while this very thread holds a lock of that module.
-        _thread.start_new_thread(act, ())
-        return done
+def _begin(act: Callable[[], object]) -> _thread.LockType:
+    """Run `act` in a thread; the lock that is returned is free once it is done."""
+    done = _thread.allocate_lock()
+    done.acquire()
+
+    def run() -> None:
+        try:
+            act()
+        finally:
+            done.release()
+
+    # Not through `threading`: the signal may have come while this very thread holds a lock of that module.
+    _thread.start_new_thread(run, ())
+    return done
 
 
 def _end(_number: int, _frame: FrameType | None) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)  # a second one ends it at once
-    deadline = time.monotonic() + PATIENCE
     # Other threads, because this one may be in the middle of whatever they need a lock for.
-    begun = [done for each in _waiting if (done := each.start()) is not None]
-    for done in begun:
-        done.acquire(timeout=max(0.0, deadline - time.monotonic()))
+    begun = [done for each in _waiting if (done := each.begin()) is not None]
+    _begin(lambda: [done.acquire() for done in begun]).acquire(timeout=PATIENCE)
     signal.raise_signal(signal.SIGTERM)

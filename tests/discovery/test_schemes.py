@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -101,6 +102,48 @@ SCHEME = Scheme(connect)
         register("memory://orders", A)
     with pytest.raises(ValueError, match=r"known are .*file, .*memory, .*static"):
         connect("memroy://orders")
+
+
+def test_another_package_has_a_registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It says how an entry is written, and nothing of when."""
+    code = """
+from resilient.discovery import Scheme, Static
+
+DONE = []
+
+class Entry:
+    withdrawing = False
+
+    def __init__(self, instance):
+        self.instance = instance
+
+    def create(self):
+        DONE.append(f"create {self.instance.id}")
+
+    def renew(self):
+        DONE.append("renew")
+
+    def withdraw(self):
+        DONE.append("withdraw")
+
+    abandon = withdraw
+
+def enter(location, instance, ttl):
+    location.allow()
+    return lambda runtime: Entry(instance)
+
+SCHEME = Scheme(lambda location, runtime: Static([]), enter)
+"""
+    install(tmp_path, monkeypatch, code)
+    with register("memory://orders", A, ttl=0.1):
+        import memory_discovery  # type: ignore[import-not-found] # installed a moment ago
+
+        deadline = time.monotonic() + 30
+        while "renew" not in memory_discovery.DONE:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+    assert memory_discovery.DONE[0] == "create a"
+    assert memory_discovery.DONE[-1] == "withdraw"
 
 
 def test_what_is_no_scheme_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
