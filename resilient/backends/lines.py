@@ -19,7 +19,7 @@ _LONGEST = 64 * 1024 * 1024
 class Lines:
     """Splits chunks of bytes at line feeds, and nowhere else: a JSON text may contain what Unicode counts as one."""
 
-    def __init__(self, chunks: AsyncIterator[bytes], longest: int = _LONGEST) -> None:
+    def __init__(self, chunks: AsyncIterator[bytes], longest: int) -> None:
         self._chunks = chunks
         self._longest = longest
         self._buffer = bytearray()
@@ -46,10 +46,10 @@ class Lines:
 
 
 @asynccontextmanager
-async def lines_of(chunks: AsyncIterator[bytes]) -> AsyncGenerator[Lines, None]:
+async def lines_of(chunks: AsyncIterator[bytes], longest: int = _LONGEST) -> AsyncGenerator[Lines, None]:
     """Read what a generator yields; it is ended, wherever it stands, at the end of the block."""
     try:
-        yield Lines(chunks)
+        yield Lines(chunks, longest)
     finally:
         # An HTTP client's generators stand one within the other. Closed between two chunks, the inner ones would be
         # left to the garbage collector; a read that is cancelled ends them all.

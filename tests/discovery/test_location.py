@@ -89,3 +89,44 @@ def test_servers_have_a_port_of_their_own_or_the_usual_one() -> None:
     assert location.servers("other", 53) == ()
     with pytest.raises(ValueError, match="is no host:port"):
         Location.parse("x://a?nameserver=::1").servers("nameserver", 53)
+
+
+def test_credentials_stand_before_the_endpoints() -> None:
+    location = Location.parse("etcd://user:p%40ss%3Aw%2Ford@a:1,[::1]:2/x")
+    assert location.credentials() == ("user", "p@ss:w/ord")
+    assert location.endpoints(credentials=True) == (("a", 1), ("::1", 2))
+    with pytest.raises(ValueError, match="no host:port"):
+        location.endpoints()
+    assert Location.parse("etcd://a:1/x").credentials() is None
+
+
+@pytest.mark.parametrize("before", ["user", ":password", ""])
+def test_half_of_credentials_is_refused(before: str) -> None:
+    with pytest.raises(ValueError, match="credentials are user:password@"):
+        Location.parse(f"etcd://{before}@a:1/x").credentials()
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("etcd://user:secret@a:1/x", "etcd://***@a:1/x"),
+        ("consul://a:1/x?token=secret&dc=b", "consul://a:1/x?token=***&dc=b"),
+        ("consul://a:1/x?dc=b&token=secret", "consul://a:1/x?dc=b&token=***"),
+        ("consul://a:1/x?token_file=/t", "consul://a:1/x?token_file=/t"),
+    ],
+)
+def test_secrets_are_not_shown(url: str, shown: str) -> None:
+    location = Location.parse(url)
+    assert location.shown == shown
+    with pytest.raises(ValueError, match="why") as caught:
+        location.refuse("why")
+    assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "url", ["ETCD://user:secret@a:1", "etcd://user:secret@a:1?x", "etcd://user:secret@a:1?x=1&x=2"]
+)
+def test_secrets_in_a_url_that_cannot_be_understood_are_not_shown_either(url: str) -> None:
+    with pytest.raises(ValueError, match=r"url=") as caught:
+        Location.parse(url)
+    assert "secret" not in str(caught.value)
