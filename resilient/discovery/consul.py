@@ -330,8 +330,9 @@ class _Entry(RemoteEntry):
             if known is not None and self._is_mine(known):
                 self._speak(self._protocol.deregister(self._id))
         finally:
-            if self._http is not None:
-                self._http.close()
+            http, self._http = self._http, None
+            if http is not None:
+                http.close()
 
     def _is_mine(self, known: Mapping[str, Any]) -> bool:
         meta: dict[str, str] = known.get("Meta") or {}

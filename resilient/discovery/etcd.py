@@ -267,8 +267,9 @@ class _Entry(RemoteEntry):
             if lease is not None:
                 self._speak(self._protocol.revoke(lease))
         finally:
-            if self._http is not None:
-                self._http.close()
+            http, self._http = self._http, None
+            if http is not None:
+                http.close()
 
     def _speak(self, conversation: Conversation[T]) -> T:
         if self._http is None:

@@ -64,6 +64,7 @@ class RemoteEntry(ABC):
 
     def __init__(self) -> None:
         self.withdrawing = False
+        self._withdrawn = False
         self._lock = threading.Lock()
 
     def create(self) -> None:
@@ -82,7 +83,9 @@ class RemoteEntry(ABC):
         """Remove it."""
         self.withdrawing = True
         with self._lock:
-            self._withdraw()
+            if not self._withdrawn:
+                self._withdraw()
+                self._withdrawn = True
 
     def abandon(self) -> None:
         """Remove it from a thread, for which the interpreter waits before it ends."""

@@ -215,8 +215,10 @@ class Catalog:
         return {name: sorted(tags) for name, tags in found.items()}
 
     def index_of(self, name: str) -> int:
-        """The index of the last change of a service; that it went away is one. Never 0."""
-        return max(1, self._changed.get(name, 1))
+        """The index of the last change of a service. One that is not there changes with every other. Never 0."""
+        if any(service.name == name for service in self._services.values()):
+            return self._changed[name]
+        return max(1, self.index)
 
     def health(self, name: str, *, tags: Iterable[str], passing: bool) -> list[dict[str, Any]]:
         """The instances of a service with their checks."""

@@ -22,7 +22,7 @@ from resilient.errors import DiscoveryError
 from resilient.instance import Instance
 from tests.discovery.test_registries import until
 from tests.servers.etcd import Etcd as Server
-from tests.servers.etcd import encode
+from tests.servers.etcd import cluster, encode
 from tests.servers.process import free_port
 
 A = Instance(id="a", host="10.0.0.1", port=80)
@@ -185,6 +185,25 @@ def test_the_next_endpoint_answers_where_one_is_dead(etcd: Server, prefix: str, 
         await watch.aclose()  # type: ignore[attr-defined]
 
     anyio.run(main, backend=backend)
+
+
+def test_a_member_that_lost_its_cluster_says_so_and_is_left() -> None:
+    """It would be silent otherwise, and look well."""
+
+    async def main(members: list[Server]) -> None:
+        members[0].put("/orders/a", record("a"))
+        watch = connect(url(members[0], "/orders", "&timeout=1")).watch()
+        await until(watch, ["a:80"])
+        for other in members[1:]:
+            other.stop()
+        await until(watch, ["a:80"], stale=True)
+        for other in members[1:]:
+            other.go_on()
+        await until(watch, ["a:80"])
+        await watch.aclose()  # type: ignore[attr-defined]
+
+    with cluster("one", "two", "three") as members:
+        anyio.run(main, members)
 
 
 def test_more_keys_than_anybody_has_instances_are_refused(etcd: Server, prefix: str) -> None:

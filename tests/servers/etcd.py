@@ -5,6 +5,8 @@ from __future__ import annotations
 import shutil
 import sys
 from base64 import b64decode, b64encode
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import httpx
@@ -23,18 +25,20 @@ class Etcd(Server):
 
     name = "etcd"
 
-    def __init__(self) -> None:
+    def __init__(self, member: str = "one") -> None:
         super().__init__()
-        self._peers = free_port()
+        self._member = member
+        self._peer = f"http://127.0.0.1:{free_port()}"
+        self._cluster = {member: self._peer}
 
     def command(self) -> list[str]:
-        client, peer = f"http://{self.address}", f"http://127.0.0.1:{self._peers}"
+        client, peer = f"http://{self.address}", self._peer
         return [
             executable(),
-            *("--name", "one", "--data-dir", str(self.folder / "data")),
+            *("--name", self._member, "--data-dir", str(self.folder / "data")),
             *("--listen-client-urls", client, "--advertise-client-urls", client),
             *("--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer),
-            *("--initial-cluster", f"one={peer}"),
+            *("--initial-cluster", ",".join(f"{member}={each}" for member, each in self._cluster.items())),
             *("--heartbeat-interval", "10", "--election-timeout", "50", "--unsafe-no-fsync"),
             *("--logger", "zap", "--log-level", "warn"),
             *("--bcrypt-cost", "4"),  # a login that is meant to be slow makes a test slow
@@ -69,6 +73,21 @@ class Etcd(Server):
         return {
             b64decode(each["key"]).decode(): b64decode(each.get("value", "")).decode() for each in found.get("kvs", ())
         }
+
+
+@contextmanager
+def cluster(*members: str) -> Iterator[list[Etcd]]:
+    """Several members of one cluster."""
+    found = [Etcd(member) for member in members]
+    whole = {each._member: each._peer for each in found}
+    with ExitStack() as stack:
+        for each in found:
+            each._cluster = whole
+            stack.callback(each.__exit__)
+            each.launch()  # none serves before the others are there
+        for each in found:
+            each.start()
+        yield found
 
 
 def encode(text: str) -> str:

@@ -60,15 +60,20 @@ class Server:
 
     def start(self) -> None:
         """Start it, unless it runs, and wait until it serves."""
-        if self.process is None:
-            with self.log.open("ab") as log:
-                self.process = subprocess.Popen(self.command(), stdout=log, stderr=log, cwd=self.folder)
+        self.launch()
+        assert self.process is not None
         deadline = time.monotonic() + PATIENCE
         while not self._serves():
             if self.process.poll() is not None or time.monotonic() > deadline:
                 self.kill()
                 raise RuntimeError(f"{self.name} does not serve: {self.log.read_text(errors='replace')[-2000:]}")
             time.sleep(0.01)
+
+    def launch(self) -> None:
+        """Start it, unless it runs, and do not wait."""
+        if self.process is None:
+            with self.log.open("ab") as log:
+                self.process = subprocess.Popen(self.command(), stdout=log, stderr=log, cwd=self.folder)
 
     def kill(self) -> None:
         """End it at once, as a crash does. What it wrote to its folder stays."""
