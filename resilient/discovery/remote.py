@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypedDict, cast, final, get_args
 
+from resilient.backends.kubernetes.network import tidy
 from resilient.discovery.last_good import LastGood, OnEmpty
 from resilient.discovery.location import Location
 
@@ -76,9 +77,11 @@ class Clients:
         """Return a client whose reads take up to so many seconds. `verify` is a context that was made before."""
         import httpx
 
+        transport = httpx.AsyncHTTPTransport(verify=self._verify(verify), trust_env=False)
+        tidy(transport)
         return httpx.AsyncClient(
+            transport=transport,
             timeout=httpx.Timeout(read, connect=self.timeout, pool=None),
-            verify=self._verify(verify),
             headers=self.headers,
             trust_env=False,  # a registry is not behind a proxy, and its credentials stand in no .netrc
         )
