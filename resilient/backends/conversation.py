@@ -8,16 +8,27 @@ asked, in which order, and what follows from an answer stands in it, and nothing
 from __future__ import annotations
 
 import json
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import AsyncIterator, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias, TypeVar, cast, final
+from typing import Any, Self, TypeAlias, TypeVar, cast, final
 
 import httpx
 
 from resilient.backends.listwatch import SourceFailed
 from resilient.errors import DiscoveryError
 
-__all__ = ["Ask", "Conversation", "Endpoints", "Reply", "in_turn", "refused", "speak", "speak_blocking", "unreachable"]
+__all__ = [
+    "Ask",
+    "Conversation",
+    "Endpoints",
+    "Reply",
+    "in_turn",
+    "refused",
+    "request_for",
+    "speak",
+    "speak_blocking",
+    "unreachable",
+]
 
 T = TypeVar("T")
 
@@ -127,7 +138,7 @@ async def speak(conversation: Conversation[T], client: httpx.AsyncClient) -> T:
         ask = next(conversation)
         while True:
             try:
-                response = await client.send(_request(client, ask))
+                response = await client.send(request_for(client, ask))
             except httpx.HTTPError as error:
                 ask = conversation.throw(unreachable(ask.url, error))
             else:
@@ -144,7 +155,7 @@ def speak_blocking(conversation: Conversation[T], client: httpx.Client) -> T:
         ask = next(conversation)
         while True:
             try:
-                response = client.send(_request(client, ask))
+                response = client.send(request_for(client, ask))
             except httpx.HTTPError as error:
                 ask = conversation.throw(unreachable(ask.url, error))
             else:
@@ -155,11 +166,43 @@ def speak_blocking(conversation: Conversation[T], client: httpx.Client) -> T:
         conversation.close()
 
 
-def _request(client: httpx.AsyncClient | httpx.Client, ask: Ask) -> httpx.Request:
-    content = None if ask.document is None else json.dumps(ask.document)
-    headers = {**ask.headers, **({} if content is None else {"Content-Type": "application/json"})}
+def request_for(client: httpx.AsyncClient | httpx.Client, ask: Ask) -> httpx.Request:
+    """Return what the client has to send."""
+    content = b"" if ask.document is None else json.dumps(ask.document).encode()
+    headers = {**ask.headers, **({"Content-Type": "application/json"} if content else {})}
     params = httpx.QueryParams([(name, value) for name, value in ask.params]) if ask.params else None
-    return client.build_request(ask.method, ask.url, params=params, headers=headers, content=content)
+    request = client.build_request(ask.method, ask.url, params=params, headers=headers, content=content or None)
+    request.stream = _Body(content)
+    return request
+
+
+@final
+class _Body(httpx.AsyncByteStream, httpx.SyncByteStream):
+    """A body that leaves nothing behind when its sending is cancelled; httpx's own is a generator."""
+
+    def __init__(self, content: bytes) -> None:
+        self._content = content
+
+    def __iter__(self) -> Iterator[bytes]:
+        return iter((self._content,))
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return _Once(self._content)
+
+
+@final
+class _Once:
+    def __init__(self, content: bytes) -> None:
+        self._left: bytes | None = content
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> bytes:
+        content, self._left = self._left, None
+        if content is None:
+            raise StopAsyncIteration
+        return content
 
 
 def _reply(response: httpx.Response) -> Reply:

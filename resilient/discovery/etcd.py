@@ -14,7 +14,7 @@ from urllib.parse import quote
 import anyio
 import httpx
 
-from resilient.backends.conversation import Conversation, Endpoints, speak, speak_blocking, unreachable
+from resilient.backends.conversation import Conversation, Endpoints, request_for, speak, speak_blocking, unreachable
 from resilient.backends.etcd import Etcd as Protocol
 from resilient.backends.etcd import KeyValue
 from resilient.backends.lines import Lines, lines_of
@@ -189,8 +189,7 @@ class _Source:
         try:
             with anyio.fail_after(self._etcd.timeout):
                 ask = await speak(protocol.watch(self._etcd.folder(), revision), client)
-                request = client.build_request(ask.method, ask.url, headers=ask.headers, json=ask.document)
-                response = await client.send(request, stream=True)
+                response = await client.send(request_for(client, ask), stream=True)
         except (httpx.HTTPError, TimeoutError) as error:
             failed = protocol.endpoints.current
             protocol.endpoints.turn()

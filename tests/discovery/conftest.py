@@ -48,3 +48,10 @@ def registry(request: pytest.FixtureRequest, servers: dict[type[Server], Server]
     """Each of the registries, with a service that nobody has registered for yet."""
     server, kind = KINDS[request.param]
     return kind(running(servers, server))
+
+
+@pytest.fixture(params=[name for name in KINDS if name != "serverset"])
+def kind_of_server(request: pytest.FixtureRequest, servers: dict[type[Server], Server]) -> Registry:
+    """One registry for each kind of server: where it is the server that fails, formats make no difference."""
+    server, kind = KINDS[request.param]
+    return kind(running(servers, server))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import uuid
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -113,7 +113,7 @@ class ServersetRegistry(CuratorRegistry):
         return json.loads(content)["resilient"]
 
 
-KINDS = {
+KINDS: dict[str, tuple[type[Server], Callable[[Any], Registry]]] = {
     "etcd": (Etcd, EtcdRegistry),
     "consul": (Consul, ConsulRegistry),
     "curator": (ZooKeeper, CuratorRegistry),

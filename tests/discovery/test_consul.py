@@ -184,7 +184,7 @@ def test_answers_of_failure_keep_the_last_good_and_are_not_hammered(
         before = len(consul.requests)
         stale = await until(watch, ["a"], stale=True)
         assert stale.stale_since is not None
-        await nothing_new(watch, 1.0)
+        await nothing_new(watch, 0.5)
         assert len(consul.requests) - before < 15
         consul.failure = None
         await until(watch, ["a"])
@@ -219,7 +219,7 @@ def test_a_service_that_flaps_is_not_polled_without_end(consul: FakeConsul, back
         consul.register("orders", id="a", port=80)
         watch = connect(url(consul)).watch()
         await until(watch, ["a"])
-        with anyio.move_on_after(1.5):
+        with anyio.move_on_after(0.6):
             for number in range(10_000):
                 consul.register("orders", id="a", port=1 + number)
                 await anyio.sleep(0.002)
@@ -241,7 +241,7 @@ def test_a_query_that_never_ends_is_given_up(consul: FakeConsul, backend: str) -
         await until(watch, ["a"])
         consul.jitter = 10_000.0
         # Every wait fails, and every list in between succeeds: what it says is current.
-        await soon(lambda: indices(consul).count(None) > 2)
+        await soon(lambda: indices(consul).count(None) > 1)
         await close(watch)
 
     run(backend, main)
