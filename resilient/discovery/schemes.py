@@ -53,10 +53,11 @@ def connect(url: str, *, runtime: Runtime | None = None) -> Discovery:
     """Return the source of instances that `url` names.
 
     Known are `static://host:port,host:port`, `file:///instances.toml` (or `.json`), `file:///registry/` (a folder),
-    `dns://host:port`, `dns+srv://_http._tcp.name`, `kubernetes://namespace/service:port`,
-    `failover://?name=URL&name=URL`, `union://?name=URL&name=URL`, and the schemes that other packages add through the
-    entry-point group `resilient.discovery`. Options are query arguments. Nothing is opened before it is watched.
-    `runtime` is the ambient one if it is not given.
+    `dns://host:port`, `dns+srv://_http._tcp.name`, `kubernetes://namespace/service:port`, `etcd://host:port/prefix`,
+    `consul://host:port/service`, `zookeeper://host:port/path`, `failover://?name=URL&name=URL`,
+    `union://?name=URL&name=URL`, and the schemes that other packages add through the entry-point group
+    `resilient.discovery`. Options are query arguments. Nothing is opened before it is watched. `runtime` is the ambient
+    one if it is not given.
 
     Raises `ValueError` for a URL that cannot be understood, and says what is allowed.
     """

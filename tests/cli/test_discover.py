@@ -84,7 +84,7 @@ def test_no_answer_in_time_says_why(tmp_path):
     ("arguments", "reason"),
     [
         (["orders"], "a discovery URL is scheme://"),
-        (["gopher://x"], "no scheme 'gopher'; known are dns"),
+        (["gopher://x"], "no scheme 'gopher'; known are consul"),
         (["dns://orders.test"], "is no host:port"),
         (["static://a:1", "--timeout", "0"], "--timeout 0: a finite number of seconds, more than 0"),
         (["static://a:1", "--timeout", "inf"], "--timeout inf: a finite number"),
