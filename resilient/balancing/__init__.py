@@ -9,7 +9,7 @@ from __future__ import annotations
 from resilient.balancing.balancer import Balancer, Pick, Reason
 from resilient.balancing.explanation import Explanation, Standing
 from resilient.balancing.member import Filter, Member
-from resilient.balancing.pickers import LeastRequest, PeakEwma, Picker, RoundRobin
+from resilient.balancing.pickers import LeastRequest, PeakEwma, Picker, Random, RoundRobin
 from resilient.balancing.policy import Balance
 from resilient.machines.outlier import Ejection
 from resilient.machines.picking import Candidate, Observer, Picking
@@ -28,6 +28,7 @@ __all__ = [
     "Pick",
     "Picker",
     "Picking",
+    "Random",
     "Reason",
     "RoundRobin",
     "Standing",
