@@ -6,8 +6,10 @@ attempt's end comes back and decides about the next ones.
 
 from __future__ import annotations
 
+from resilient.balancing.affinity import Maglev, Rendezvous, RingHash
 from resilient.balancing.balancer import Balancer, Pick, Reason
 from resilient.balancing.explanation import Explanation, Standing
+from resilient.balancing.keys import Key, Keyed, by_argument, by_header
 from resilient.balancing.member import Filter, Member
 from resilient.balancing.pickers import LeastRequest, PeakEwma, Picker, Random, RoundRobin
 from resilient.balancing.policy import Balance
@@ -21,7 +23,10 @@ __all__ = [
     "Ejection",
     "Explanation",
     "Filter",
+    "Key",
+    "Keyed",
     "LeastRequest",
+    "Maglev",
     "Member",
     "Observer",
     "PeakEwma",
@@ -30,6 +35,10 @@ __all__ = [
     "Picking",
     "Random",
     "Reason",
+    "Rendezvous",
+    "RingHash",
     "RoundRobin",
     "Standing",
+    "by_argument",
+    "by_header",
 ]

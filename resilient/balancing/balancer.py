@@ -9,6 +9,7 @@ from collections.abc import Hashable, Sequence
 from typing import Literal, TypeAlias, final
 
 from resilient.balancing.explanation import Explanation, Standing
+from resilient.balancing.keys import Key, Keyed
 from resilient.balancing.member import Filter, Member, State
 from resilient.balancing.pickers import PeakEwma, Picker
 from resilient.errors import NoInstance
@@ -16,15 +17,19 @@ from resilient.events import Event, InstanceEjected, InstanceRestored, SnapshotA
 from resilient.instance import Instance
 from resilient.machines.circuit import CircuitState, Judgement, Permit
 from resilient.machines.outlier import Division, Ejection
-from resilient.machines.picking import Chance, Observer
+from resilient.machines.picking import Bounding, Chance, Explaining, Observer, Why
 from resilient.snapshot import Snapshot
 from resilient.verdict import Verdict
 
 __all__ = ["Balancer", "Pick", "Reason"]
 
-Reason: TypeAlias = Literal["balanced", "only", "panic", "trial", "elsewhere", "again"]
+Reason: TypeAlias = Literal["balanced", "only", "panic", "trial", "elsewhere", "again"] | Why
 """Why an instance was picked: by the picker's rule; it is the only one; too few are healthy, so all are used; to find
-out whether it works again; the call was tried at others before; the call was tried at all of them before."""
+out whether it works again; the call was tried at others before; the call was tried at all of them before.
+
+Some rules say more than `balanced`: `bounded`, the key's own instance has as much as it may have; `cold`, the quickest
+of those that are not loaded; `hot`, all are loaded, and it is least; `fallback`, at random or in turn, since the rule
+had nothing to go by."""
 
 _NEVER = Ejection(consecutive_failures=None, failure_ratio=None)
 _QUIET: tuple[Event, ...] = ()
@@ -97,6 +102,11 @@ class Balancer:
                 f"picker={self.picker!r}: it observes latencies, so it must observe failures too "
                 "(observe_failure, observe_unfinished), or what fails at once would look fastest"
             )
+        self._explaining = self._picking if isinstance(self._picking, Explaining) else None
+        self._bounding = self._picking if isinstance(self._picking, Bounding) else None
+        self.key: Key | None = self.picker.key if isinstance(self.picker, Keyed) else None
+        """What the picker goes by, of a call."""
+        self._in_flight = 0
         self._rules = _NEVER if ejection is None else ejection
         self._lock = threading.Lock()
         self._snapshot: Snapshot | None = None
@@ -135,6 +145,7 @@ class Balancer:
             removed = [member for name, member in old.items() if name not in self._members]
             for member in removed:
                 member.gone = True
+                self._in_flight -= member.active
             self._order = [member for member in self._order if not member.gone]
             for member in added:
                 self._order.insert(int(random() * (len(self._order) + 1)), member)
@@ -163,11 +174,17 @@ class Balancer:
                 candidates, reason, permit = self._narrow(candidates, now, tried)
                 if permit is not None:
                     candidates[0].active += 1
+                    self._in_flight += 1
                     return Pick(candidates[0], permit, reason)
             if not candidates:
                 raise self._no_instance(now)
+            if self._bounding is not None:
+                self._bounding.in_flight = self._in_flight
             member = self._picking.pick(candidates, now, random, key)
             member.active += 1
+            self._in_flight += 1
+            if self._explaining is not None and reason == "balanced":
+                reason = self._explaining.why or reason
             return Pick(member, member.circuit.closed, reason)
 
     def first_byte(self, pick: Pick, latency: float, now: float, random: Chance) -> tuple[Event, ...]:
@@ -208,6 +225,7 @@ class Balancer:
             member.active -= 1
             if member.gone:
                 return _QUIET
+            self._in_flight -= 1
             if verdict.good:
                 if self._observer is not None and not pick.answered:
                     self._observer.observe(member, latency, now)

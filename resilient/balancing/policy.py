@@ -47,11 +47,14 @@ class Balance(OwnPolicy):
         if balancer is None:
             raise TypeError("Balance(): marks a place in the policies of a Service; elsewhere give it a Balancer")
 
+        key_of = balancer.key
+
         async def layer(call: Call) -> Any:
             runtime = call.runtime
+            key = None if key_of is None else key_of(call)
             started = runtime.now()
             try:
-                pick = balancer.pick(started, runtime.random, call.tried)
+                pick = balancer.pick(started, runtime.random, call.tried, key)
             except NoInstance as rejection:
                 raise refuse(call, rejection) from None
             if call.tried is not None:

@@ -4,21 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
 from statistics import median_low
-from typing import Protocol, TypeVar, final, runtime_checkable
+from typing import Literal, Protocol, TypeAlias, TypeVar, final, runtime_checkable
 
 from resilient.machines.drawing import Chance, Drawing, even, two
 from resilient.machines.ewma import LatencyEwma
 
 __all__ = [
+    "Bounding",
     "Candidate",
     "Chance",
+    "Explaining",
     "LeastRequestPicking",
     "Observer",
     "PeakEwmaPicking",
     "Picking",
     "RandomPicking",
     "RoundRobinPicking",
+    "Why",
 ]
+
+Why: TypeAlias = Literal["bounded", "cold", "fallback", "hot"]
+"""What there is to say of a choice beyond that it was the rule's."""
 
 
 class Candidate(Protocol):
@@ -85,6 +91,24 @@ class Observer(Protocol):
     def observe_failure(self, candidate: Candidate, elapsed: float, hint: float | None, now: float) -> None:
         """The instance failed, or refused; `hint` are the seconds that it asked to be left alone for."""
         ...
+
+
+@runtime_checkable
+class Explaining(Protocol):
+    """A picking that has more than one way to choose."""
+
+    @property
+    def why(self) -> Why | None:
+        """How the last choice was made; None: by the rule itself."""
+        ...
+
+
+@runtime_checkable
+class Bounding(Protocol):
+    """A picking that looks at how busy all instances are together."""
+
+    in_flight: int
+    """How many calls of ours are with members; set by the owner before each choice."""
 
 
 @final
