@@ -12,7 +12,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar, cast, final, overload
 import anyio
 from anyio.from_thread import start_blocking_portal
 
-from resilient.balancing import Balancer, Explanation, Picker, Standing
+from resilient.balancing import Balancer, Explanation, Load, Picker, Standing
 from resilient.balancing.policy import Balance
 from resilient.budget import RetryBudget
 from resilient.call import Call, Policy
@@ -239,6 +239,13 @@ class Service:
     def explain(self) -> Explanation:
         """Why a call made now would go where it goes; `str()` makes a table of it."""
         return self.balancer.explain(self._now())
+
+    def report(self, instance: Instance, load: Load) -> None:
+        """Say how busy an instance is, by its own account: for pickers that go by that, such as `WeightedRoundRobin`.
+
+        HTTP clients do so themselves, from the header `endpoint-load-metrics`; this is for decorated functions.
+        """
+        self.balancer.report(instance, load, self._now())
 
     async def ready(self, timeout: float = 10.0) -> None:  # noqa: ASYNC109 - it knows the service's clock
         """Wait until discovery knows an instance: at start-up, before the first call.

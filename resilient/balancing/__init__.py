@@ -11,8 +11,11 @@ from resilient.balancing.balancer import Balancer, Pick, Reason
 from resilient.balancing.explanation import Explanation, Standing
 from resilient.balancing.keys import Key, Keyed, by_argument, by_header
 from resilient.balancing.member import Filter, Member
+from resilient.balancing.orca import format_load, parse_load
 from resilient.balancing.pickers import LeastRequest, PeakEwma, Picker, Random, RoundRobin
 from resilient.balancing.policy import Balance
+from resilient.balancing.reporting import WeightedRoundRobin
+from resilient.machines.load import Load, Reporting
 from resilient.machines.outlier import Ejection
 from resilient.machines.picking import Candidate, Observer, Picking
 
@@ -26,6 +29,7 @@ __all__ = [
     "Key",
     "Keyed",
     "LeastRequest",
+    "Load",
     "Maglev",
     "Member",
     "Observer",
@@ -36,9 +40,13 @@ __all__ = [
     "Random",
     "Reason",
     "Rendezvous",
+    "Reporting",
     "RingHash",
     "RoundRobin",
     "Standing",
+    "WeightedRoundRobin",
     "by_argument",
     "by_header",
+    "format_load",
+    "parse_load",
 ]

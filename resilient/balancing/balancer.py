@@ -16,6 +16,7 @@ from resilient.errors import NoInstance
 from resilient.events import Event, InstanceEjected, InstanceRestored, SnapshotApplied
 from resilient.instance import Instance
 from resilient.machines.circuit import CircuitState, Judgement, Permit
+from resilient.machines.load import Load, Reporting
 from resilient.machines.outlier import Division, Ejection
 from resilient.machines.picking import Bounding, Chance, Explaining, Observer, Why
 from resilient.snapshot import Snapshot
@@ -104,6 +105,7 @@ class Balancer:
             )
         self._explaining = self._picking if isinstance(self._picking, Explaining) else None
         self._bounding = self._picking if isinstance(self._picking, Bounding) else None
+        self._reporting = self._picking if isinstance(self._picking, Reporting) else None
         self.key: Key | None = self.picker.key if isinstance(self.picker, Keyed) else None
         """What the picker goes by, of a call."""
         self._in_flight = 0
@@ -244,6 +246,18 @@ class Balancer:
             elif verdict is Verdict.CANCELLED and self._observer is not None and not pick.answered:
                 self._observer.observe_unfinished(member, latency, now)
             return _QUIET if permit is None else self._judge(member, permit, judgement, now, random)
+
+    @property
+    def wants_reports(self) -> bool:
+        """Whether the picker goes by what instances say of their load."""
+        return self._reporting is not None
+
+    def report(self, instance: Instance, load: Load, now: float) -> None:
+        """Learn what an instance says of its load. Nothing comes of it where the picker goes by something else."""
+        with self._lock:
+            member = self._members.get(instance.id)
+            if member is not None and self._reporting is not None:
+                self._reporting.report(member, load, now)
 
     def instances(self, now: float) -> tuple[Standing, ...]:
         """How each instance stands at this moment, in the order of the snapshot."""

@@ -11,6 +11,8 @@ from contextlib import AsyncExitStack, ExitStack, suppress
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, final
 
+from resilient.balancing.orca import HEADER as LOAD_HEADER
+from resilient.balancing.orca import parse_load
 from resilient.balancing.policy import ADMISSION
 from resilient.call import Call
 from resilient.context import Options
@@ -213,11 +215,20 @@ class Transport(_Base):
             )
         if url.scheme in SECURE:
             self._wire.prepare(package)
-        exchange = Exchange(package, request, self._dropped[sync], sync=sync, connect=self._connectivity[sync].to)
+        connect = self._connectivity[sync].to
+        learn = self._learn if service.balancer.wants_reports else None
+        exchange = Exchange(package, request, self._dropped[sync], sync=sync, connect=connect, learn=learn)
         options = self._options if not self._routes else options_for(request, self._routes, self._options)
         call = _begin(service.begin, exchange, f"{request.method} {service.name}", options)
         call.attributes = {**(call.attributes or {}), ADMISSION: exchange.admit}
         return exchange, call, service.pipeline
+
+    def _learn(self, call: Call, response: Any) -> None:
+        """Tell the balancer what the instance says of its load."""
+        told = response.headers.get(LOAD_HEADER)
+        load = None if told is None else parse_load(told)
+        if load is not None and call.instance is not None:
+            self.service.balancer.report(call.instance, load, call.runtime.now())
 
     def _is_untidy(self, *, sync: bool) -> bool:
         return self._connectivity[sync].retire_the_gone() or super()._is_untidy(sync=sync)
