@@ -9,7 +9,6 @@ from bisect import bisect_left
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from hashlib import blake2b
 from typing import Literal, TypeAlias, TypeVar, cast, final
-from uuid import UUID
 
 from resilient.machines.drawing import Chance, Drawing
 from resilient.machines.picking import Candidate, Why
@@ -33,7 +32,8 @@ def _bytes_of(key: Hashable) -> bytes:
         return key.encode(errors="surrogatepass")
     if isinstance(key, bytes):
         return key
-    if isinstance(key, int | UUID):  # 7 and "7" are the same key: what was a number may come as text from a header
+    # 7 and "7" are the same key: what was a number may come as text from a header. A UUID is known by its `urn`.
+    if isinstance(key, int) or hasattr(key, "urn"):
         return str(key).encode()
     if isinstance(key, tuple):
         parts = [_bytes_of(part) for part in cast("tuple[Hashable, ...]", key)]
