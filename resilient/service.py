@@ -189,6 +189,7 @@ class Service:
     def __call__(self, fn: Callable[Concatenate[Instance, P], T], /) -> Callable[P, T]: ...
     def __call__(self, fn: Callable[..., Any], /) -> Callable[..., Any]:
         """Decorate a function that receives the chosen instance as its first argument; its callers do not pass it."""
+        self._check_probe()
         return decorate(self.pipeline, fn, _instance_first, self.prepare)
 
     @overload
@@ -207,7 +208,16 @@ class Service:
     def method(self, fn: Callable[Concatenate[S, Instance, P], T], /) -> Callable[Concatenate[S, P], T]: ...
     def method(self, fn: Callable[..., Any], /) -> Callable[..., Any]:
         """Decorate a method, which receives the chosen instance after `self`."""
+        self._check_probe()
         return decorate(self.pipeline, fn, _instance_second, self.prepare)
+
+    def _check_probe(self) -> None:
+        probing = self.balancer.probing
+        if probing is not None and probing.ask is None:
+            raise TypeError(
+                f"balancer={self.balancer.picker!r}: functions have no protocol by which an instance is asked how busy "
+                "it is: give the picker probe=..., an async function of the instance that returns a Load"
+            )
 
     def begin(
         self,
@@ -304,6 +314,8 @@ class Service:
             stack.callback(tasks.cancel_scope.cancel)
             with detached():  # what outlives the caller must not have its deadline
                 tasks.start_soon(self._follower.run)
+                if self.balancer.probing is not None:
+                    tasks.start_soon(self.balancer.probing.run, self._runtime)
             with anyio.move_on_after(self.startup):
                 await answered.wait()
             self._open = stack.pop_all()

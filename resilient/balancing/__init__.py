@@ -14,12 +14,15 @@ from resilient.balancing.member import Filter, Member
 from resilient.balancing.orca import format_load, parse_load
 from resilient.balancing.pickers import LeastRequest, PeakEwma, Picker, Random, RoundRobin
 from resilient.balancing.policy import Balance
-from resilient.balancing.reporting import WeightedRoundRobin
+from resilient.balancing.probing import Asking, Probe, Probing
+from resilient.balancing.reporting import Prequal, WeightedRoundRobin
 from resilient.machines.load import Load, Reporting
 from resilient.machines.outlier import Ejection
 from resilient.machines.picking import Candidate, Observer, Picking
+from resilient.machines.prequal import Prober
 
 __all__ = [
+    "Asking",
     "Balance",
     "Balancer",
     "Candidate",
@@ -37,6 +40,10 @@ __all__ = [
     "Pick",
     "Picker",
     "Picking",
+    "Prequal",
+    "Probe",
+    "Prober",
+    "Probing",
     "Random",
     "Reason",
     "Rendezvous",

@@ -12,6 +12,7 @@ from resilient.balancing.explanation import Explanation, Standing
 from resilient.balancing.keys import Key, Keyed
 from resilient.balancing.member import Filter, Member, State
 from resilient.balancing.pickers import PeakEwma, Picker
+from resilient.balancing.probing import Asking, Probing
 from resilient.errors import NoInstance
 from resilient.events import Event, InstanceEjected, InstanceRestored, SnapshotApplied
 from resilient.instance import Instance
@@ -19,6 +20,7 @@ from resilient.machines.circuit import CircuitState, Judgement, Permit
 from resilient.machines.load import Load, Reporting
 from resilient.machines.outlier import Division, Ejection
 from resilient.machines.picking import Bounding, Chance, Explaining, Observer, Why
+from resilient.machines.prequal import Prober
 from resilient.snapshot import Snapshot
 from resilient.verdict import Verdict
 
@@ -106,6 +108,13 @@ class Balancer:
         self._explaining = self._picking if isinstance(self._picking, Explaining) else None
         self._bounding = self._picking if isinstance(self._picking, Bounding) else None
         self._reporting = self._picking if isinstance(self._picking, Reporting) else None
+        self._prober = self._picking if isinstance(self._picking, Prober) else None
+        self.probing: Probing | None = None
+        """What asks instances how busy they are, where the picker wants that."""
+        if self._prober is not None:
+            if not isinstance(self.picker, Asking):
+                raise TypeError(f"picker={self.picker!r}: its machine asks for probes, so it must say how (see Asking)")
+            self.probing = Probing(self, self.picker)
         self.key: Key | None = self.picker.key if isinstance(self.picker, Keyed) else None
         """What the picker goes by, of a call."""
         self._in_flight = 0
@@ -258,6 +267,20 @@ class Balancer:
             member = self._members.get(instance.id)
             if member is not None and self._reporting is not None:
                 self._reporting.report(member, load, now)
+
+    def probes(self, random: Chance) -> Sequence[Instance]:
+        """Who is to be asked how busy it is, after a pick; for `probing`."""
+        if self._prober is None:
+            return ()
+        with self._lock:
+            return [member.instance for member in self._prober.probes(self._candidates, random)]
+
+    def answered(self, instance: Instance, load: Load, now: float, random: Chance) -> None:
+        """Learn what an instance that was asked says of its load."""
+        with self._lock:
+            member = self._members.get(instance.id)
+            if member is not None and self._prober is not None:
+                self._prober.answered(member, load, now, random)
 
     def instances(self, now: float) -> tuple[Standing, ...]:
         """How each instance stands at this moment, in the order of the snapshot."""

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
-from resilient.balancing import Balance, Ejection, Picker, RoundRobin
+from resilient.balancing import Balance, Ejection, Picker, Prequal, RoundRobin
 from resilient.call import Policy
 from resilient.discovery import Discovery
 from resilient.lab.stacks import Setting, Stack
@@ -13,14 +13,26 @@ from resilient.policies.honoured import Honoured
 from resilient.policies.timeout import Timeout
 from resilient.service import Service, default_policies
 
-__all__ = ["by_name", "changed", "single"]
+__all__ = ["Pick", "by_name", "changed", "prequal", "single"]
+
+Pick: TypeAlias = Picker | Callable[[Setting], Picker]
+"""A picker, or what makes one in a setting."""
+
+
+def prequal(setting: Setting) -> Picker:
+    """The picker `Prequal`, which asks the setting's servers."""
+    return Prequal(probe=setting.probe)
+
+
+def _picker(pick: Pick | None, setting: Setting) -> Picker | None:
+    return pick(setting) if callable(pick) else pick
 
 
 def single(
     name: str,
     policies: Callable[[], Sequence[Policy]] = tuple,
     *,
-    picker: Picker | None = None,
+    picker: Pick | None = None,
     ejection: Ejection | None = None,
     tells: bool = False,
 ) -> Stack:
@@ -32,8 +44,9 @@ def single(
     """
 
     def make(setting: Setting, discovery: Discovery) -> Service:
+        rule = _picker(picker, setting) or RoundRobin()
         stack = [Timeout(setting.timeout), *policies(), Balance(), Timeout(setting.attempt_timeout)]
-        return Service(setting.name, discovery, balancer=picker or RoundRobin(), ejection=ejection, policies=stack)
+        return Service(setting.name, discovery, balancer=rule, ejection=ejection, policies=stack)
 
     return Stack(name=name, make=make, reckless=True, tells=tells)
 
@@ -42,7 +55,7 @@ def changed(
     name: str,
     changes: Callable[[], Mapping[str, Any]] = dict,
     *,
-    picker: Picker | None = None,
+    picker: Pick | None = None,
     ejection: Ejection | None = Ejection(),  # noqa: B008 - it is frozen
     edit: Callable[[list[Policy]], list[Policy]] = list,
 ) -> Stack:
@@ -58,7 +71,7 @@ def changed(
             "idempotency": Honoured() if setting.honours_keys else None,
         }
         policies = edit(default_policies(**(usual | dict(changes()))))
-        return Service(setting.name, discovery, balancer=picker, ejection=ejection, policies=policies)
+        return Service(setting.name, discovery, balancer=_picker(picker, setting), ejection=ejection, policies=policies)
 
     return Stack(name=name, make=make)
 

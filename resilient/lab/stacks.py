@@ -22,7 +22,7 @@ from dataclasses import dataclass, replace
 from importlib import import_module
 from typing import Any, TypeAlias, cast, final
 
-from resilient.balancing import Balance, RoundRobin
+from resilient.balancing import Balance, Probe, RoundRobin
 from resilient.call import Policy
 from resilient.discovery import Discovery
 from resilient.pipeline import Pipeline
@@ -47,6 +47,8 @@ class Setting:
     """Seconds that one attempt may take."""
     honours_keys: bool = False
     """Whether the service honours idempotency keys."""
+    probe: Probe | None = None
+    """Asks an instance how busy it is, for `Prequal(probe=setting.probe)`."""
 
 
 Maker: TypeAlias = Callable[[Setting, Discovery], Service]

@@ -99,13 +99,16 @@ class LoadMeter:
     def latency(self, now: float) -> float | None:
         """The median at the present number of requests; None before the first one was answered."""
         present = _level(self.in_flight)
+        exact = self._latencies.get(present)
+        if exact is not None and exact[0][0] >= now - _WINDOW:  # as almost always
+            return median_low([latency for _, latency in exact])
         nearest: deque[tuple[float, float]] | None = None
         for level in sorted(self._latencies, key=lambda level: (abs(level - present), level)):
             samples = self._latencies[level]
             if samples[-1][0] >= now - _WINDOW:
-                return median_low(latency for at, latency in samples if at >= now - _WINDOW)
+                return median_low([latency for at, latency in samples if at >= now - _WINDOW])
             nearest = nearest or samples
-        return None if nearest is None else median_low(latency for _, latency in nearest)
+        return None if nearest is None else median_low([latency for _, latency in nearest])
 
     def load(self, now: float, *, utilization: float | None = None, cpu: float | None = None) -> Load:
         """All of it, for whoever asks."""

@@ -117,6 +117,7 @@ class World:
             timeout=scenario.timeout,
             attempt_timeout=scenario.attempt_timeout,
             honours_keys=tier.honours_keys,
+            probe=lambda instance: self.network.probe(fleet.by_id[instance.id]),
         )
         service = await stack.enter_async_context(self.stack.make(setting, fleet.registry))
         caller = self.wiring.caller(service, tier.name, self._way_to(fleet), self.stack)
