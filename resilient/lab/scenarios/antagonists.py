@@ -31,7 +31,7 @@ def scenario(
         duration=duration,
         warmup=3.0,
         faults=[Bursts(factor=factor, length=length, every=every)],
-        policies=("none", "retry3", "least-request", "peak-ewma", "default"),
+        policies=("none", "retry3", "least-request", "peak-ewma", "prequal", "default"),
         primary=("success", "p99", "p50", "amplification"),
         bands=[
             Band(policy="none", metric="success", low=0.88, high=0.96),

@@ -19,7 +19,7 @@ def scenario(*, load: float = 0.6, duration: float = 10.0) -> Scenario:
         load=load,
         duration=duration,
         warmup=2.0,
-        policies=("none", "least-request", "peak-ewma", "default"),
+        policies=("none", "least-request", "peak-ewma", "prequal", "default"),
         primary=("success", "p50", "p99", "amplification"),
         bands=[
             Band(policy="none", metric="p99", low=0.045, high=0.053, why="the work alone has 46 ms"),

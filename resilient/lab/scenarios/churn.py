@@ -48,7 +48,7 @@ def scenario(
         faults=[Rolling(at=_AT, every=every)],
         measure=_measure,
         contenders={"resolve-once": Stack(name="resolve-once", make=_resolve_once, reckless=True, tells=False)},
-        policies=("none", "retry3", "resolve-once", "least-request", "peak-ewma", "default"),
+        policies=("none", "retry3", "resolve-once", "least-request", "peak-ewma", "prequal", "default"),
         primary=("success", "astray", "refused", "p99", "amplification"),
         bands=[
             Band(policy="none", metric="success", low=0.94, high=0.96, why="theory: 1 - 1/10 * 0.5 s / 1 s = 0.95"),

@@ -52,7 +52,7 @@ def scenario(
             changed("long-ejection", ejection=Ejection(duration=5.0)),
             changed("no-ejection", ejection=None),
         ),
-        policies=("none", "retry1", "retry3", "least-request", "peak-ewma", "default", "long-ejection"),
+        policies=("none", "retry1", "retry3", "least-request", "peak-ewma", "prequal", "default", "long-ejection"),
         calibration={"scale": 20.0, "load": 0.4},
         primary=("success.after", "success.during", "recovery", "p99.during", "amplification", "wasted"),
         bands=[

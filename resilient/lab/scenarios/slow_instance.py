@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from resilient.balancing import LeastRequest, RoundRobin
 from resilient.lab.arrivals import poisson
-from resilient.lab.contenders import by_name, changed
+from resilient.lab.contenders import by_name, changed, prequal
 from resilient.lab.faults import Slow
 from resilient.lab.scenario import Band, OpenLoop, Scenario, Tier
 from resilient.lab.world.service_times import Exponential
@@ -45,10 +45,11 @@ def scenario(
         attempt_timeout=5.0,
         clients=clients,
         faults=[Slow(factor=factor, places=[0])],
-        policies=("none", "retry3", "default-least-request", "default", "default-hedge"),
+        policies=("none", "retry3", "default-least-request", "default", "default-prequal", "default-hedge"),
         contenders=by_name(
             changed("default-round-robin", picker=RoundRobin()),
             changed("default-least-request", picker=LeastRequest()),
+            changed("default-prequal", picker=prequal),
             changed("default-hedge", lambda: {"hedge": Hedge(_P95)}),
             changed("default-round-robin-hedge", lambda: {"hedge": Hedge(_P95)}, picker=RoundRobin()),
         ),
