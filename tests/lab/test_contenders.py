@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from resilient.balancing import Balance, LeastRequest, PeakEwma, RoundRobin
+from resilient.balancing import Balance, LeastRequest, Load, PeakEwma, Prequal, RoundRobin
 from resilient.discovery import connect
-from resilient.lab.contenders import by_name, changed, single
+from resilient.lab.contenders import by_name, changed, prequal, single
 from resilient.lab.stacks import Setting
 from resilient.policies.retry import Retry
 from resilient.policies.timeout import Timeout
@@ -51,6 +51,16 @@ def test_the_default_can_be_edited_where_no_argument_changes_it():
 def test_the_default_is_careful_and_tells_deadlines_and_a_single_remedy_does_not():
     assert (changed("one").reckless, changed("one").tells) == (False, True)
     assert (single("two").reckless, single("two").tells, single("three", tells=True).tells) == (True, False, True)
+
+
+def test_a_picker_that_asks_servers_asks_those_of_its_setting():
+    async def probe(instance):
+        return Load(in_flight=0)
+
+    setting = Setting(name="orders", timeout=4.0, attempt_timeout=1.0, probe=probe)
+    for stack in (single("one", picker=prequal), changed("other", picker=prequal)):
+        made = stack.make(setting, connect("static://127.0.0.1:1"))
+        assert made.balancer.picker == Prequal(probe=probe)
 
 
 def test_they_are_found_by_name():

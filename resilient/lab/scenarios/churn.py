@@ -67,6 +67,8 @@ def scenario(
             ),
             Band(policy="peak-ewma", metric="success", low=0.985),
             Band(policy="peak-ewma", metric="astray", high=0),
+            Band(policy="prequal", metric="astray", high=0),
+            Band(policy="prequal", metric="success", low=0.995, why="who has just died answers no probe"),
             Band(policy="default", metric="success", low=0.995),
             Band(policy="default", metric="astray", high=0),
         ],

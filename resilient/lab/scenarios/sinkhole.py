@@ -60,6 +60,12 @@ def scenario(*, clients: int = 2, load: float = 480.0, duration: float = 40.0) -
             Band(policy="least-request", metric="success", high=0.85),
             Band(policy="least-request-ejection", metric="success", low=0.995, why="a row of five, and a few trials"),
             Band(policy="peak-ewma", metric="success", low=0.995, why="without ejection: failures count as slow"),
+            Band(
+                policy="prequal",
+                metric="success",
+                low=0.998,
+                why="without ejection: what fails is not believed, first after five in a row, for a second and longer",
+            ),
             Band(policy="default", metric="success", low=0.9999),
             Band(policy="default", metric="share.app-0", high=0.005),
         ],
