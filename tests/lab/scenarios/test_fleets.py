@@ -30,11 +30,11 @@ def test_who_looks_at_load_or_latency_avoids_those_who_are_slow_for_a_while():
     assert antagonists("default")["success"] > 0.999
 
 
-def test_who_asks_servers_how_busy_they_are_has_the_shortest_tails():
-    for fleet, seconds in ((antagonists, 8.0), (pauses, 12.0)):
-        asking, guessing = (fleet(policy, duration=seconds) for policy in ("prequal", "least-request"))
-        assert asking["p99"] < 0.6 * guessing["p99"]
-        assert asking["success"] >= guessing["success"]
+@pytest.mark.parametrize(("fleet", "seconds"), [(antagonists, 6.0), (pauses, 8.0)])
+def test_who_asks_servers_how_busy_they_are_has_the_shortest_tails(fleet, seconds):
+    asking, guessing = (fleet(policy, duration=seconds) for policy in ("prequal", "least-request"))
+    assert asking["p99"] < 0.6 * guessing["p99"]
+    assert asking["success"] >= guessing["success"]
 
 
 @pytest.mark.parametrize("policy", ["random", "rendezvous", "ring-hash", "maglev"])
@@ -72,8 +72,8 @@ def test_an_instance_that_is_drained_for_longer_than_discovery_takes_costs_nothi
 
 @pytest.mark.parametrize("policy", ["random", "prequal", "rendezvous", "ring-hash", "maglev"])
 def test_no_picker_calls_who_has_gone(policy):
-    assert churn(policy, duration=8.0)["astray"] == 0
-    assert churn(policy, duration=8.0)["refused"] > 0
+    assert churn(policy, duration=6.0)["astray"] == 0
+    assert churn(policy, duration=6.0)["refused"] > 0
 
 
 def test_nobody_is_called_who_is_known_to_have_gone_but_by_those_who_do_not_listen():
@@ -103,6 +103,6 @@ def test_half_a_fleet_that_can_do_the_work_does_it():
 
 
 def test_on_trio_it_is_so_too():
-    assert antagonists("prequal", backend="trio", duration=6.0)["success"] == 1
+    assert antagonists("prequal", backend="trio", duration=4.0)["success"] == 1
     assert churn("default", backend="trio")["astray"] == 0
     assert churn("default", backend="trio")["success"] > 0.995
