@@ -19,8 +19,10 @@ __all__ = [
     "Event",
     "HedgeStarted",
     "InstanceEjected",
+    "InstanceHealthy",
     "InstancePicked",
     "InstanceRestored",
+    "InstanceUnhealthy",
     "RetriesExhausted",
     "RetryScheduled",
     "SnapshotApplied",
@@ -113,6 +115,21 @@ class InstanceEjected(Event):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InstanceRestored(Event):
     """`instance` gets calls again."""
+
+    instance: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InstanceUnhealthy(Event):
+    """`instance` fails its health checks; `reason` is what the last one came to."""
+
+    instance: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InstanceHealthy(Event):
+    """`instance` passes its health checks again."""
 
     instance: str
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Sequence
 from contextlib import AsyncExitStack, ExitStack
 from types import TracebackType
 from typing import Any, Concatenate, ParamSpec, TypeVar, cast, final, overload
@@ -12,7 +12,8 @@ from typing import Any, Concatenate, ParamSpec, TypeVar, cast, final, overload
 import anyio
 from anyio.from_thread import start_blocking_portal
 
-from resilient.balancing import Balancer, Explanation, Load, Picker, Standing
+from resilient.balancing import Balancer, Explanation, Filter, HealthCheck, Load, Picker, Standing
+from resilient.balancing.checking import Checking
 from resilient.balancing.policy import Balance
 from resilient.budget import RetryBudget
 from resilient.call import Call, Policy
@@ -20,7 +21,7 @@ from resilient.context import Options, current_runtime, detached
 from resilient.discovery import Discovery, connect
 from resilient.discovery.following import Follower
 from resilient.errors import DiscoveryError
-from resilient.events import send_event
+from resilient.events import Event, send_event
 from resilient.instance import Instance
 from resilient.machines.outlier import Ejection
 from resilient.pipeline import Pipeline, decorate
@@ -109,6 +110,12 @@ class Service:
     `ejection`
         When an instance that fails is left out (`Ejection()`); None: never. Not together with a `Balancer`, which has
         its own.
+    `filters`
+        Which instances are there for this client, and with what weight, in this order (`PreferZone("eu-1")`,
+        `Subset(20)`, ...). Not together with a `Balancer`, which has its own.
+    `health`
+        How the instances are asked in the background whether they are well (`HealthCheck(HttpCheck("/health"))`). By
+        default they are not: what calls come to says enough, where there are calls.
     `idempotency`
         `Honoured()` says that the service honours the Idempotency-Key header. Without it a POST is not repeatable.
     `policies`
@@ -137,6 +144,8 @@ class Service:
         *,
         balancer: Picker | Balancer | None = None,
         ejection: Ejection | None = _EJECTION,
+        filters: Sequence[Filter] = (),
+        health: HealthCheck | None = None,
         idempotency: Honoured | None = None,
         policies: Sequence[Policy] | None = None,
         classify: Classifier | None = None,
@@ -152,9 +161,14 @@ class Service:
         if isinstance(balancer, Balancer):
             if ejection is not _EJECTION:
                 raise ValueError(f"ejection={ejection!r}: {balancer!r} has its own; give it there")
+            if filters:
+                raise ValueError(f"filters={filters!r}: {balancer!r} has its own; give them there")
             self.balancer = balancer
         else:
-            self.balancer = Balancer(balancer, ejection=ejection, name=name)
+            self.balancer = Balancer(balancer, ejection=ejection, filters=filters, name=name)
+        if not (health is None or isinstance(health, HealthCheck)):
+            raise TypeError(f"health={health!r}: a HealthCheck(...), which says what is asked and how often, or None")
+        self.health = health
         if policies is None:
             stack = default_policies(idempotency=idempotency)
         else:
@@ -167,6 +181,7 @@ class Service:
         self._follower: Follower | None = None
         self._open: AsyncExitStack | None = None
         self._portal: ExitStack | None = None
+        self._checking: Checking | None = None
 
     def __repr__(self) -> str:
         return f"Service({self.name!r}, {self.discovery!r})"
@@ -263,14 +278,14 @@ class Service:
         At most `timeout` seconds (10.0); then it raises `DiscoveryError`, which says where was asked and what came of
         it. Stale instances count: they may serve. Raises `RuntimeError` if the service is not open.
         """
-        runtime = self._runtime or current_runtime()
+        runtime = self._present()
         until = self._wait_until(timeout, runtime)
         while not self._is_ready(timeout, until, runtime):
             await runtime.sleep(min(_LOOK, until - runtime.now()))
 
     def sync_ready(self, timeout: float = 10.0) -> None:
         """Wait in plain code, as `ready` does in a coroutine: inside `with service:`. It blocks its thread."""
-        runtime = self._runtime or current_runtime()
+        runtime = self._present()
         until = self._wait_until(timeout, runtime)
         while not self._is_ready(timeout, until, runtime):
             runtime.pause(max(0.0, min(_LOOK, until - runtime.now())))
@@ -294,7 +309,7 @@ class Service:
         raise DiscoveryError(f"{self.name}: not ready after {timeout:g} s: {self.discovery!r} {told}")
 
     def _now(self) -> float:
-        return (self._runtime or current_runtime()).now()
+        return self._present().now()
 
     # -- its life ---------------------------------------------------------------------------------------------------
 
@@ -309,9 +324,12 @@ class Service:
                 self._apply(snapshot)
                 answered.set()
 
-            self._follower = Follower(self.name, self.discovery, deliver, self._runtime or current_runtime())
+            self._follower = Follower(self.name, self.discovery, deliver, self._present())
             tasks = await stack.enter_async_context(anyio.create_task_group())
             stack.callback(tasks.cancel_scope.cancel)
+            if self.health is not None:
+                self._checking = Checking(self.health, self.balancer, tasks, self._present, self._announce)
+                stack.callback(self._checking.stop)
             with detached():  # what outlives the caller must not have its deadline
                 tasks.start_soon(self._follower.run)
                 if self.balancer.probing is not None:
@@ -343,11 +361,19 @@ class Service:
             stack.close()
 
     def _apply(self, snapshot: Snapshot) -> None:
-        runtime = self._runtime or current_runtime()
-        events = self.balancer.apply(snapshot, runtime.now(), runtime.random)
-        if runtime.emit is not None:
+        runtime = self._present()
+        self._announce(self.balancer.apply(snapshot, runtime.now(), runtime.random))
+        if self._checking is not None:
+            self._checking.follow(snapshot.instances)
+
+    def _present(self) -> Runtime:
+        return self._runtime or current_runtime()
+
+    def _announce(self, events: Iterable[Event]) -> None:
+        emit = self._present().emit
+        if emit is not None:
             for event in events:
-                send_event(runtime.emit, event)
+                send_event(emit, event)
 
 
 def _instance_first(call: Call) -> tuple[tuple[Any, ...], dict[str, Any]]:

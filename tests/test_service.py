@@ -10,7 +10,7 @@ import anyio
 import pytest
 
 import resilient
-from resilient.balancing import Balancer, RoundRobin
+from resilient.balancing import Balancer, Filter, HealthCheck, PreferZone, RoundRobin, SlowStart, TcpCheck
 from resilient.balancing.policy import Balance
 from resilient.context import current_runtime, surroundings, use_runtime
 from resilient.discovery import File, inline
@@ -615,3 +615,14 @@ def test_what_would_be_ignored_is_refused():
         Service("orders", THREE, policies=[Balance(Balancer())])
     balancer = Balancer()
     assert Service("orders", THREE, balancer=balancer, policies=[Balance(balancer)]).balancer is balancer
+
+
+def test_filters_and_health_checks_are_arguments_of_a_service():
+    filters: list[Filter] = [PreferZone("a"), SlowStart()]
+    rule = HealthCheck(TcpCheck())
+    one, other = (Service(name, THREE, filters=filters, health=rule) for name in ("one", "other"))
+    assert one.balancer.filters == other.balancer.filters == (PreferZone("a"), SlowStart())
+    assert one.health is other.health is rule
+    with pytest.raises(ValueError, match=r"filters=.*: .* has its own; give them there"):
+        Service("orders", THREE, balancer=Balancer(), filters=filters)
+    assert Service("orders", THREE, balancer=Balancer(), health=rule).health is rule

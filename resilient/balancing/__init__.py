@@ -7,15 +7,19 @@ attempt's end comes back and decides about the next ones.
 from __future__ import annotations
 
 from resilient.balancing.affinity import Maglev, Rendezvous, RingHash
-from resilient.balancing.balancer import Balancer, Pick, Reason
+from resilient.balancing.balancer import Balancer
 from resilient.balancing.explanation import Explanation, Standing
+from resilient.balancing.filters import Draining, PreferZone, SlowStart, Subset, TrafficSplit, ZoneHints
+from resilient.balancing.health import Check, CheckFailed, HealthCheck, HttpCheck, TcpCheck
 from resilient.balancing.keys import Key, Keyed, by_argument, by_header
-from resilient.balancing.member import Filter, Member
+from resilient.balancing.member import Filter, Filtering, Member, Split, Splitting
 from resilient.balancing.orca import format_load, parse_load
+from resilient.balancing.pick import Pick, Reason
 from resilient.balancing.pickers import LeastRequest, PeakEwma, Picker, Random, RoundRobin
 from resilient.balancing.policy import Balance
 from resilient.balancing.probing import Asking, Probe, Probing
 from resilient.balancing.reporting import Prequal, WeightedRoundRobin
+from resilient.machines.comparison import Comparison
 from resilient.machines.load import Load, Reporting
 from resilient.machines.outlier import Ejection
 from resilient.machines.picking import Candidate, Observer, Picking
@@ -26,9 +30,16 @@ __all__ = [
     "Balance",
     "Balancer",
     "Candidate",
+    "Check",
+    "CheckFailed",
+    "Comparison",
+    "Draining",
     "Ejection",
     "Explanation",
     "Filter",
+    "Filtering",
+    "HealthCheck",
+    "HttpCheck",
     "Key",
     "Keyed",
     "LeastRequest",
@@ -40,6 +51,7 @@ __all__ = [
     "Pick",
     "Picker",
     "Picking",
+    "PreferZone",
     "Prequal",
     "Probe",
     "Prober",
@@ -50,8 +62,15 @@ __all__ = [
     "Reporting",
     "RingHash",
     "RoundRobin",
+    "SlowStart",
+    "Split",
+    "Splitting",
     "Standing",
+    "Subset",
+    "TcpCheck",
+    "TrafficSplit",
     "WeightedRoundRobin",
+    "ZoneHints",
     "by_argument",
     "by_header",
     "format_load",

@@ -4,63 +4,40 @@ from __future__ import annotations
 
 import math
 import threading
-from collections import Counter
-from collections.abc import Hashable, Sequence
-from typing import Literal, TypeAlias, final
+from collections.abc import Callable, Hashable, Sequence
+from typing import final
 
+from resilient.balancing.arrangement import Arrangement
 from resilient.balancing.explanation import Explanation, Standing
 from resilient.balancing.keys import Key, Keyed
-from resilient.balancing.member import Filter, Member, State
+from resilient.balancing.member import Filter, Member
+from resilient.balancing.narrowing import Narrowing
+from resilient.balancing.pick import Pick, Reason
 from resilient.balancing.pickers import PeakEwma, Picker
 from resilient.balancing.probing import Asking, Probing
 from resilient.errors import NoInstance
-from resilient.events import Event, InstanceEjected, InstanceRestored, SnapshotApplied
+from resilient.events import (
+    Event,
+    InstanceEjected,
+    InstanceHealthy,
+    InstanceRestored,
+    InstanceUnhealthy,
+    SnapshotApplied,
+)
 from resilient.instance import Instance
 from resilient.machines.circuit import CircuitState, Judgement, Permit
+from resilient.machines.comparison import Comparison
 from resilient.machines.load import Load, Reporting
-from resilient.machines.outlier import Division, Ejection
-from resilient.machines.picking import Bounding, Chance, Explaining, Observer, Why
+from resilient.machines.outlier import Ejection
+from resilient.machines.picking import Bounding, Chance, Explaining, Observer
 from resilient.machines.prequal import Prober
 from resilient.snapshot import Snapshot
 from resilient.verdict import Verdict
 
-__all__ = ["Balancer", "Pick", "Reason"]
-
-Reason: TypeAlias = Literal["balanced", "only", "panic", "trial", "elsewhere", "again"] | Why
-"""Why an instance was picked: by the picker's rule; it is the only one; too few are healthy, so all are used; to find
-out whether it works again; the call was tried at others before; the call was tried at all of them before.
-
-Some rules say more than `balanced`: `bounded`, the key's own instance has as much as it may have; `cold`, the quickest
-of those that are not loaded; `hot`, all are loaded, and it is least; `fallback`, at random or in turn, since the rule
-had nothing to go by."""
+__all__ = ["Balancer"]
 
 _NEVER = Ejection(consecutive_failures=None, failure_ratio=None)
 _QUIET: tuple[Event, ...] = ()
-
-
-@final
-class Pick:
-    """The instance of one attempt, and why this one. Settle it exactly once; the rest is the balancer's business."""
-
-    __slots__ = ("answered", "instance", "member", "permit", "reason", "settled")
-
-    instance: Instance
-    reason: Reason
-    member: Member
-    permit: Permit | None
-    """None where the circuit has no say: in a panic."""
-    answered: bool
-    settled: bool
-
-    def __init__(self, member: Member, permit: Permit | None, reason: Reason) -> None:
-        self.instance = member.instance
-        self.reason = reason
-        self.member = member
-        self.permit = permit
-        self.answered = self.settled = False
-
-    def __repr__(self) -> str:
-        return f"Pick({self.instance.id!r}, {self.reason!r})"
 
 
 @final
@@ -72,7 +49,7 @@ class Balancer:
     `ejection`
         How instances that fail are taken out of use (`Ejection()`); None: never.
     `filters`
-        What narrows or tilts the choice, in this order.
+        What narrows or tilts the choice, in this order (see `resilient.balancing.filters`).
     `name`
         Of the service, for its events and errors.
 
@@ -83,7 +60,8 @@ class Balancer:
     Time and chance are arguments. Thread-safe: a short lock around each decision, none while a call runs. Methods that
     return events leave it to the caller to send them, outside the lock.
 
-    Raises `TypeError` for a picker that looks at latencies but not at failures.
+    Raises `TypeError` for a picker that looks at latencies but not at failures, and for a filter that is none;
+    `ValueError` for filters that go by different keys.
     """
 
     def __init__(
@@ -115,19 +93,25 @@ class Balancer:
             if not isinstance(self.picker, Asking):
                 raise TypeError(f"picker={self.picker!r}: its machine asks for probes, so it must say how (see Asking)")
             self.probing = Probing(self, self.picker)
-        self.key: Key | None = self.picker.key if isinstance(self.picker, Keyed) else None
-        """What the picker goes by, of a call."""
         self._in_flight = 0
         self._rules = _NEVER if ejection is None else ejection
         self._lock = threading.Lock()
         self._snapshot: Snapshot | None = None
         self._members: dict[str, Member] = {}
         self._order: list[Member] = []
-        self._division: Division[Member] = self._rules.divide((), 0.0)
-        self._candidates: tuple[Member, ...] = ()
-        self._trial: tuple[Member, ...] = ()
+        self._narrowing = Narrowing(self.filters)
+        own = self.picker.key if isinstance(self.picker, Keyed) else None
+        other = self._narrowing.key
+        if own is not None and other not in {None, own}:
+            raise ValueError(f"picker={self.picker!r}: it goes by another key than the filters; a call has one")
+        self.key: Key | None = own or other
+        """What calls that belong together have in common."""
+        self._arrangement = Arrangement((), Narrowing(()), self._rules, 0.0, float)
+        # What a pick needs of it, at hand.
+        self._straight: tuple[Member, ...] | None = ()
         self._reason: Reason = "balanced"
         self._until = math.inf
+        self._compared = math.inf
 
     def __repr__(self) -> str:
         return f"Balancer({self.picker!r}, ejection={self.ejection!r}, name={self.name!r})"
@@ -141,6 +125,8 @@ class Balancer:
         """Replace what is known of the service; return what changed."""
         with self._lock:
             last, self._snapshot = self._snapshot, snapshot
+            if last is None:
+                self._compared = now
             if last is not None and last.instances == snapshot.instances:
                 return _QUIET
             old = self._members
@@ -180,9 +166,9 @@ class Balancer:
         with self._lock:
             if now >= self._until:
                 self._arrange(now, random)
-            candidates, reason = self._candidates, self._reason
-            if tried or self._trial:
-                candidates, reason, permit = self._narrow(candidates, now, tried)
+            candidates, reason = self._straight, self._reason
+            if tried or candidates is None:
+                candidates, reason, permit = self._arrangement.narrow(now, random, tried, key)
                 if permit is not None:
                     candidates[0].active += 1
                     self._in_flight += 1
@@ -256,6 +242,47 @@ class Balancer:
                 self._observer.observe_unfinished(member, latency, now)
             return _QUIET if permit is None else self._judge(member, permit, judgement, now, random)
 
+    def era(self, instance: str) -> int | None:
+        """A number that changes with each ejection and restoration of an instance; None: it is not known.
+
+        For `check`: whoever checks an instance asks before the check begins.
+        """
+        with self._lock:
+            member = self._members.get(instance)
+            return None if member is None else member.circuit.era
+
+    def check(
+        self, instance: str, problem: str | None, now: float, random: Chance, *, restore: int | None = None
+    ) -> tuple[Event, ...]:
+        """Learn what health checks say of an instance, and return what this changed.
+
+        `problem` is what is wrong with it, None: it is well. With `restore`, the `era` from before the check, its
+        ejection is over too, if it has been ejected since then already.
+        """
+        with self._lock:
+            member = self._members.get(instance)
+            if member is None:
+                return _QUIET
+            events: list[Event] = []
+            was, member.problem = member.problem, problem
+            if problem is None and was is not None:
+                member.healthy_since = now
+                events.append(InstanceHealthy(at=now, name=self.name, instance=instance))
+            elif problem is not None and was is None:
+                events.append(InstanceUnhealthy(at=now, name=self.name, instance=instance, reason=problem))
+            circuit = member.circuit
+            if problem is None and circuit.closed is None and circuit.era == restore:
+                circuit.reset(now)
+                events += self._changes(member, now, str)
+            if events:
+                self._arrange(now, random)
+            return tuple(events)
+
+    def busy(self, now: float) -> bool:
+        """Whether calls are under way, or ended within the window of the ejection."""
+        with self._lock:
+            return any(member.active or any(member.circuit.tally(now)) for member in self._members.values())
+
     @property
     def wants_reports(self) -> bool:
         """Whether the picker goes by what instances say of their load."""
@@ -273,7 +300,7 @@ class Balancer:
         if self._prober is None:
             return ()
         with self._lock:
-            return [member.instance for member in self._prober.probes(self._candidates, random)]
+            return [member.instance for member in self._prober.probes(self._arrangement.candidates, random)]
 
     def answered(self, instance: Instance, load: Load, now: float, random: Chance) -> None:
         """Learn what an instance that was asked says of its load."""
@@ -290,69 +317,61 @@ class Balancer:
         """Why a call made now would go where it goes."""
         with self._lock:
             snapshot = self._snapshot
+            notes, spared = self._narrowing.notes(self._arrangement.candidates)
             stale_since = None if snapshot is None else snapshot.stale_since
             return Explanation(
                 reason=self._describe(),
                 version=None if snapshot is None else snapshot.version,
                 stale_for=None if stale_since is None else now - stale_since,
-                panic=self._division.panic,
-                standings=tuple(self._standing(member, now) for member in self._members.values()),
+                panic=self._arrangement.division.panic,
+                notes=notes,
+                standings=tuple(self._standing(one, now, spared.get(one.id)) for one in self._members.values()),
             )
 
     def _arrange(self, now: float, random: Chance, *, changed: bool = False) -> None:
         """Work out who the candidates are, until something changes."""
         before = [member.weight for member in self._order]
-        for member in self._order:
-            member.weight = member.instance.weight
-        serving = [member for member in self._order if member.weight > 0]
-        self._until = math.inf
-        for rule in self.filters:
-            weights, until = rule.weigh(serving, now)
-            self._until = min(self._until, until)
-            for member, weight in zip(serving, weights, strict=True):
-                member.weight = weight
+        self._arrangement = found = Arrangement(self._order, self._narrowing, self._rules, now, random)
         if changed or before != [member.weight for member in self._order]:
             self._picking.update(self._order, now, random)
-        self._division = self._rules.divide(serving, now)
-        self._until = min(self._until, self._division.until)
-        self._candidates = tuple(member for member in self._division.usable if member.weight > 0)
-        self._trial = tuple(member for member in self._division.trial if member.weight > 0)
-        if self._division.panic:
-            self._reason = "panic"
-        else:
-            self._reason = "only" if len(self._candidates) == 1 else "balanced"
-
-    def _narrow(
-        self, candidates: tuple[Member, ...], now: float, tried: Sequence[Instance] | None
-    ) -> tuple[tuple[Member, ...], Reason, Permit | None]:
-        """Choose where some were tried before or somebody is on trial: a permit says that it is the only candidate."""
-        before = {instance.id for instance in tried} if tried else set[str]()
-        fresh = tuple(member for member in candidates if member.id not in before)
-        # A call that failed once already is no probe, unless it has nowhere else to go.
-        if not before or not fresh:
-            for member in self._trial:
-                permit = None if member.id in before else member.circuit.admit(now)
-                if permit is not None:
-                    return (member,), "trial", permit
-        if not before:
-            return candidates, self._reason, None
-        return (fresh, "elsewhere", None) if fresh else (candidates, "again", None)
+        self._straight, self._reason, self._until = found.straight, found.reason, found.until
 
     def _judge(
         self, member: Member, permit: Permit, judgement: Judgement, now: float, random: Chance
     ) -> tuple[Event, ...]:
         """Tell the circuit, unless the cap forbids it; return the transitions."""
         circuit = member.circuit
-        if judgement is Judgement.BAD and permit is circuit.closed and not self._division.room:
+        if judgement is Judgement.BAD and permit is circuit.closed and not self._arrangement.division.room:
             return _QUIET
         row = circuit.failures()
         circuit.settle(permit, judgement, 0.0, now, random)
-        if not circuit.changed:
-            return _QUIET
+        events = self._changes(member, now, lambda: self._rules.why(row + 1)) if circuit.changed else []
+        if events:
+            self._arrange(now, random)
+        if judgement is Judgement.BAD and self._rules.comparison is not None:
+            events += self._compare(self._rules.comparison, now, random)
+        return tuple(events)
+
+    def _compare(self, comparison: Comparison, now: float, random: Chance) -> list[Event]:
+        """Eject who is an outlier, unless that was looked for a short while ago."""
+        if now - self._compared < self._rules.window:
+            return []
+        self._compared = now
         events: list[Event] = []
-        for change in circuit.take_changes():
+        judged = [member for member in self._order if member.healthy and member.weight > 0]
+        for place, reason in comparison.outliers([member.circuit.tally(now) for member in judged]):
+            if self._arrangement.division.room:
+                judged[place].circuit.trip(now, random)
+                events += self._changes(judged[place], now, lambda: reason)  # noqa: B023 - called at once
+                self._arrange(now, random)
+        return events
+
+    def _changes(self, member: Member, now: float, why: Callable[[], str]) -> list[Event]:
+        """What the circuit of `member` went through."""
+        events: list[Event] = []
+        for change in member.circuit.take_changes():
             if change.new is CircuitState.OPEN:
-                reason = "its trial failed" if change.old is CircuitState.HALF_OPEN else self._why(row + 1)
+                reason = "its trial failed" if change.old is CircuitState.HALF_OPEN else why()
                 seconds = change.cooldown
                 events.append(
                     InstanceEjected(at=now, name=self.name, instance=member.id, seconds=seconds, reason=reason)
@@ -360,51 +379,27 @@ class Balancer:
             elif change.new is CircuitState.CLOSED:
                 member.healthy_since = now
                 events.append(InstanceRestored(at=now, name=self.name, instance=member.id))
-        if events:
-            self._arrange(now, random)
-        return tuple(events)
+        return events
 
-    def _why(self, row: int) -> str:
-        limit, share = self._rules.consecutive_failures, self._rules.failure_ratio
-        if limit is not None and row >= limit:
-            return f"{row} failures in a row"
-        return f"{share:.0%} of its calls in {self._rules.window:g} s failed"
-
-    def _state(self, member: Member) -> State:
-        if member.instance.weight == 0:
-            return "draining"
-        if not member.healthy:
-            return "trial" if member in self._trial else "ejected"
-        return "healthy" if member.weight > 0 else "filtered"
-
-    def _standing(self, member: Member, now: float) -> Standing:
+    def _standing(self, member: Member, now: float, spared: str | None) -> Standing:
         return Standing(
             instance=member.instance,
-            state=self._state(member),
-            candidate=member in self._candidates,
+            state=member.state(self._arrangement.trial),
+            candidate=member in self._arrangement.candidates,
             weight=member.weight,
             active=member.active,
             score=self._picking.score(member, now) if member.weight > 0 else math.inf,
             failures=member.circuit.failures(),
-            ejected_for=0.0 if member.healthy else max(0.0, member.circuit.until - now),
+            ejected_for=0.0 if member.circuit.closed is not None else max(0.0, member.circuit.until - now),
+            detail="; ".join([*filter(None, [member.problem, spared]), *map(str, member.marks)]),
         )
 
     def _describe(self) -> str:
-        total = len(self._members)
         if self._snapshot is None:
             return "discovery has not answered yet"
-        if total == 0:
-            return "discovery knows no instance"
-        states = Counter(self._state(member) for member in self._members.values())
-        told = ", ".join(f"{count} {state}" for state, count in states.items())
-        if self._division.panic:
-            return f"panic, too few are healthy, so all are used: {told}"
-        return f"{len(self._candidates)} of {total} instances are used: {told}"
+        return self._arrangement.describe(self._members.values())
 
     def _no_instance(self, now: float) -> NoInstance:
-        waits = [member.circuit.retry_after(now) for member in self._division.trial]
-        waits.append(self._division.until - now)
-        soonest = min(wait for wait in waits if wait is not None)
-        retry_after = soonest if math.isfinite(soonest) else None
         message = self._describe()
-        return NoInstance(f"{self.name}: {message}" if self.name else message, policy=self, retry_after=retry_after)
+        message = f"{self.name}: {message}" if self.name else message
+        return NoInstance(message, policy=self, retry_after=self._arrangement.retry_after(now))

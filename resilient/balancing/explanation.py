@@ -18,8 +18,8 @@ class Standing:
 
     instance: Instance
     state: State
-    """`healthy`; `ejected` because it failed; on `trial`, one call at a time; `draining` (its weight is 0);
-    `filtered` out."""
+    """`healthy`; `unhealthy` by its health checks; `ejected` because it failed; on `trial`, one call at a time;
+    `draining` (its weight is 0); `filtered` out."""
     candidate: bool
     """Whether a call may be sent to it now: the healthy ones, in a panic all of them."""
     weight: float
@@ -31,6 +31,8 @@ class Standing:
     """In a row."""
     ejected_for: float
     """The seconds until its trial."""
+    detail: str = ""
+    """What its health checks and the filters say: `503 from /health`, `filtered: zone`, `slow start 35%`."""
 
 
 @final
@@ -45,9 +47,11 @@ class Explanation:
     """How many seconds ago discovery last confirmed it, if that fails."""
     panic: bool
     standings: tuple[Standing, ...]
+    notes: tuple[str, ...] = ()
+    """How the filters divide the calls."""
 
     def __str__(self) -> str:
-        rows = [("instance", "address", "state", "weight", "active", "score", "failures", "ejected for")]
+        rows = [("instance", "address", "state", "weight", "active", "score", "failures", "ejected for", "")]
         rows.extend(
             (
                 ("* " if one.candidate else "  ") + one.instance.id,
@@ -58,9 +62,10 @@ class Explanation:
                 f"{one.score:.4g}",
                 str(one.failures),
                 f"{one.ejected_for:.1f} s" if one.ejected_for else "",
+                one.detail,
             )
             for one in self.standings
         )
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
-        return "\n".join([self.reason, *lines])
+        return "\n".join([self.reason, *self.notes, *lines])

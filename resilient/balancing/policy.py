@@ -6,7 +6,8 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, TypeAlias, final
 
-from resilient.balancing.balancer import Balancer, Pick
+from resilient.balancing.balancer import Balancer
+from resilient.balancing.pick import Pick
 from resilient.call import Attribute, Call, End, Next, Policy
 from resilient.errors import NoInstance
 from resilient.events import Event, InstancePicked, send_event

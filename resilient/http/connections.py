@@ -6,11 +6,12 @@ import itertools
 import os
 import ssl
 import threading
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from functools import partial
 from importlib.util import find_spec
 from typing import Any, TypeAlias, final
 
+from resilient.call import Call, End
 from resilient.http.package import Package
 from resilient.http.pool import Pool
 from resilient.http.punctual import make_punctual, punctual
@@ -121,21 +122,49 @@ class Connections:
     loses a connection's slot for ever when a request that waits inside its pool is cancelled (encode/httpcore#1093);
     and also where a native cancellation of asyncio meets the very beginning of a request, or the closing of its
     response, which no place can prevent. With HTTP/2 any cancellation costs a stream. So such a pool has twice as many
-    slots as there are places, and once enough requests were broken off, the transport gives way to a fresh one.
+    slots as there are places, and once enough requests were broken off, the transport gives way to a fresh one, which
+    takes over its `gate`: the places are the instance's.
     """
 
-    __slots__ = ("_bearable", "_broken_off", "_urls", "_wear_out", "closed", "gate", "instance", "transport")
+    __slots__ = (
+        *("_bearable", "_broken_off", "_in_use", "_lock", "_urls", "_wear_out"),
+        *("closed", "gate", "hold", "instance", "transport"),
+    )
 
-    def __init__(self, instance: Instance, transport: Any, wire: Wire, wear_out: Callable[[Connections], None]) -> None:
+    def __init__(
+        self,
+        instance: Instance,
+        transport: Any,
+        wire: Wire,
+        wear_out: Callable[[Connections], None],
+        gate: Bulkhead | None = None,
+    ) -> None:
         self.instance = instance
         self.transport = transport
-        self.gate = Bulkhead(wire.places, max_queue=_QUEUE, max_wait=_LONGEST_WAIT)
+        self.gate = gate or Bulkhead(wire.places, max_queue=_QUEUE, max_wait=_LONGEST_WAIT)
+        self.hold: Callable[[Call], Awaitable[End]] = self.gate.hold if wire.broken_off is None else self._hold_counted
+        """Take a place; return what gives it back."""
         self.closed = False
         """Somebody closes the transport: whoever took a place only now gives it back."""
+        self._in_use = 0
+        self._lock = threading.Lock()
         self._urls: dict[bytes, Any] = {}
         self._broken_off = itertools.count(1)
         self._bearable = wire.broken_off
         self._wear_out = wear_out
+
+    async def _hold_counted(self, call: Call) -> End:
+        """Take a place of a gate that other transports use too: only a count of our own tells when this one is idle."""
+        leave = await self.gate.hold(call)
+        with self._lock:
+            self._in_use += 1
+
+        def settle(error: BaseException | None) -> None:
+            with self._lock:
+                self._in_use -= 1
+            leave(error)
+
+        return settle
 
     def break_off(self) -> None:
         """Note that a request was cancelled, or the closing of its response: it may have cost a slot of the pool."""
@@ -155,7 +184,7 @@ class Connections:
     def close_if_idle(self) -> bool:
         """Refuse further calls, unless one is in flight."""
         self.closed = True  # before the look at the places: whoever takes one meanwhile sees it afterwards
-        if self.gate.in_flight:
+        if self._in_use if self._bearable is not None else self.gate.in_flight:
             self.closed = False
         return self.closed
 
@@ -173,7 +202,7 @@ class Connectivity:
     transport is closed when the last one is over.
     """
 
-    __slots__ = ("_lock", "_retired", "_seen", "_snapshot", "_sync", "_table", "_wire")
+    __slots__ = ("_gates", "_lock", "_retired", "_seen", "_snapshot", "_sync", "_table", "_wire")
 
     def __init__(self, wire: Wire, snapshot: Callable[[], Snapshot | None], *, sync: bool) -> None:
         self._wire = wire
@@ -181,6 +210,8 @@ class Connectivity:
         self._sync = sync
         self._seen: Snapshot | None = None
         self._table: dict[_Key, Connections] = {}
+        self._gates: dict[_Key, Bulkhead] = {}
+        """Those of transports that wore out, until the next one is made."""
         self._retired: list[Connections] = []
         self._lock = threading.Lock()
 
@@ -198,7 +229,8 @@ class Connectivity:
                 transport = self._wire.transport(instance, scheme, package, sync=self._sync)
                 if self._sync:
                     make_punctual(transport)
-                connections = Connections(instance, transport, self._wire, self._wear_out)
+                gate = self._gates.pop(key, None)
+                connections = Connections(instance, transport, self._wire, self._wear_out, gate)
                 if self._is_known(instance):
                     self._table[key] = connections
                 else:  # it left since it was picked
@@ -237,6 +269,8 @@ class Connectivity:
             for key, connections in list(self._table.items()):
                 if _place(connections.instance) not in known:
                     self._retired.append(self._table.pop(key))
+            for key in [key for key in self._gates if key[:3] not in known]:
+                del self._gates[key]
 
     def _wear_out(self, worn: Connections) -> None:
         """Give no more calls to this transport, although its instance stays: the next one is a fresh one."""
@@ -244,6 +278,7 @@ class Connectivity:
             for key, connections in list(self._table.items()):
                 if connections is worn:
                     self._retired.append(self._table.pop(key))
+                    self._gates[key] = worn.gate
 
     def _is_known(self, instance: Instance) -> bool:
         return self._seen is None or any(_place(instance) == _place(one) for one in self._seen.instances)

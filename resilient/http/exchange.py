@@ -114,7 +114,7 @@ class Exchange:
         assert call.instance is not None
         while True:
             connections = self._connect(call.instance, self.request.url.scheme, self.package)
-            leave = await connections.gate.hold(call)
+            leave = await connections.hold(call)
             if not connections.closed:
                 self._admitted[call.instance.id] = connections
                 return leave

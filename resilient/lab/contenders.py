@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
-from resilient.balancing import Balance, Ejection, Picker, Prequal, RoundRobin
+from resilient.balancing import Balance, Ejection, Filter, HealthCheck, Picker, Prequal, RoundRobin
 from resilient.call import Policy
 from resilient.discovery import Discovery
 from resilient.lab.stacks import Setting, Stack
@@ -34,19 +34,27 @@ def single(
     *,
     picker: Pick | None = None,
     ejection: Ejection | None = None,
+    filters: Sequence[Filter] = (),
     tells: bool = False,
 ) -> Stack:
     """Return a stack with these `policies` and nothing else, between the timeout of a call and that of its attempts.
 
     They are made anew for each client, and repeat what may not run twice if they repeat anything. The instance is
-    chosen by `picker` (in turn), and left out according to `ejection` (never). `tells` is whether servers are told the
-    deadline.
+    chosen by `picker` (in turn) among those that `filters` leave, and left out according to `ejection` (never). `tells`
+    is whether servers are told the deadline.
     """
 
     def make(setting: Setting, discovery: Discovery) -> Service:
         rule = _picker(picker, setting) or RoundRobin()
         stack = [Timeout(setting.timeout), *policies(), Balance(), Timeout(setting.attempt_timeout)]
-        return Service(setting.name, discovery, balancer=rule, ejection=ejection, policies=stack)
+        return Service(
+            setting.name,
+            discovery,
+            balancer=rule,
+            ejection=ejection,
+            filters=filters,
+            policies=stack,
+        )
 
     return Stack(name=name, make=make, reckless=True, tells=tells)
 
@@ -58,10 +66,13 @@ def changed(
     picker: Pick | None = None,
     ejection: Ejection | None = Ejection(),  # noqa: B008 - it is frozen
     edit: Callable[[list[Policy]], list[Policy]] = list,
+    filters: Callable[[Setting], Sequence[Filter]] | None = None,
+    health: Callable[[Setting], HealthCheck] | None = None,
 ) -> Stack:
     """Return the default stack with `changes`: arguments of `default_policies`, made anew for each client.
 
-    `edit` is applied to the list of policies that comes of it, for what no argument changes.
+    `edit` is applied to the list of policies that comes of it, for what no argument changes. `filters` and `health` are
+    made in the setting: where the caller is, and how an instance is asked whether it is there.
     """
 
     def make(setting: Setting, discovery: Discovery) -> Service:
@@ -71,7 +82,15 @@ def changed(
             "idempotency": Honoured() if setting.honours_keys else None,
         }
         policies = edit(default_policies(**(usual | dict(changes()))))
-        return Service(setting.name, discovery, balancer=_picker(picker, setting), ejection=ejection, policies=policies)
+        return Service(
+            setting.name,
+            discovery,
+            balancer=_picker(picker, setting),
+            ejection=ejection,
+            filters=() if filters is None else filters(setting),
+            health=None if health is None else health(setting),
+            policies=policies,
+        )
 
     return Stack(name=name, make=make)
 

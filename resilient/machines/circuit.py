@@ -77,6 +77,7 @@ class Circuit:
     half_open  the lease of a probe is over                    half_open  its place is free
     isolated   a call                                          isolated   refused
     any        a result from an earlier era                    the same   nothing
+    closed     trip                                            open       the cool-down begins
     any        isolate                                         isolated   no call is admitted until `reset`
     any        reset                                           closed     the window is empty
     =========  ==============================================  =========  ====================================
@@ -208,6 +209,11 @@ class Circuit:
         else:
             times.counts[GOOD] += 1
 
+    def trip(self, now: float, random: Callable[[], float]) -> None:
+        """Open a closed circuit: somebody knows better than its window."""
+        if self.closed is not None:
+            self._open(now, random)
+
     def isolate(self) -> None:
         """Refuse every call until `reset`."""
         self._enter(CircuitState.ISOLATED)
@@ -231,6 +237,11 @@ class Circuit:
     def failures(self) -> int:
         """Bad calls in a row, in the present closed era."""
         return self.row
+
+    def tally(self, now: float) -> tuple[int, int]:
+        """Good and bad calls in the window."""
+        good, good_slow, bad, bad_slow = self._window.totals(now)
+        return good + good_slow, bad + bad_slow
 
     def take_changes(self) -> list[Transition]:
         """Return the transitions since the last time, oldest first, for whoever announces them."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar, final
 
 from resilient.machines.circuit import Circuit, CircuitState
+from resilient.machines.comparison import Comparison
 
 __all__ = ["Division", "Ejection", "Suspect"]
 
@@ -15,11 +16,16 @@ _LEAST_LEASE = 5.0
 
 
 class Suspect(Protocol):
-    """Somebody with a circuit."""
+    """Somebody with a circuit, and perhaps with health checks."""
 
     @property
     def circuit(self) -> Circuit:
         """Closed: healthy. Open: ejected. Half-open: on trial."""
+        ...
+
+    @property
+    def passing(self) -> bool:
+        """What its health checks say; True where there are none. Who fails them is no more healthy than the ejected."""
         ...
 
 
@@ -55,6 +61,7 @@ class Ejection:
     ==========  ===========================================  ==========  ==================================
     healthy     it failed too often, and there is room       ejected     no calls for `duration`
     healthy     it failed too often, the cap is reached      healthy     the failure is not counted
+    healthy     it is an outlier, and there is room          ejected     no calls for `duration`
     ejected     its time is over, and somebody calls         on trial    that call is its probe
     on trial    `probes` probes succeeded                    healthy     it is counted anew
     on trial    a probe failed, or was refused               ejected     for longer
@@ -66,7 +73,11 @@ class Ejection:
     `failure_ratio`, `minimum_calls`, `window`
         So large a share of at least `minimum_calls` (20) calls of the last `window` (10) seconds ejects (0.5): for what
         fails by halves and never five times in a row. It is judged by itself, not against the mean of the others: that
-        test is blind as soon as more than a fifth of them is bad. None: shares do not matter.
+        test (`comparison`) is blind as soon as more than a fifth of them is bad. None: shares do not matter.
+    `comparison`
+        Ejects who fails more often than the others, too (None: nobody). It is made where one fails, at most once in
+        `window` seconds. Off by default: what it finds beyond the above fails less than half of its calls, and a picker
+        that counts failures gives it little anyway.
     `duration`
         Seconds of the first ejection (1.0); doubled, with jitter, each time an instance fails its trial or fails again
         soon, up to a minute. What stood still for a moment is back soon, or the others have to do its work for long;
@@ -90,6 +101,7 @@ class Ejection:
     failure_ratio: float | None = 0.5
     minimum_calls: int = 20
     window: float = 10.0
+    comparison: Comparison | None = None
     duration: float = 1.0
     probes: int = 1
     max_ejected: float = 0.5
@@ -133,18 +145,23 @@ class Ejection:
             return total
         return min(max(1, int(total * self.max_ejected)), total - 1)
 
+    def why(self, row: int) -> str:
+        """Why an instance is ejected after `row` failures in a row."""
+        if self.consecutive_failures is not None and row >= self.consecutive_failures:
+            return f"{row} failures in a row"
+        return f"{self.failure_ratio:.0%} of its calls in {self.window:g} s failed"
+
     def divide(self, members: Sequence[S], now: float) -> Division[S]:
         """Tell apart who may be called."""
-        # Lists, since a generator takes twice as long, and a set of thousands changes often.
-        healthy = tuple([member for member in members if member.circuit.closed is not None])
-        everybody = len(healthy) == len(members)
-        out = [] if everybody else [member for member in members if member.circuit.closed is None]
+        # A list, since a generator takes twice as long, and a set of thousands changes often.
+        healthy = tuple([member for member in members if member.circuit.closed is not None and member.passing])
+        out = [member for member in members if member.circuit.closed is None]
         panic = len(healthy) < self.panic * len(members)
         return Division(
             usable=tuple(members) if panic else healthy,
-            trial=tuple(member for member in out if _over(member.circuit, now)),
+            trial=tuple(member for member in out if member.passing and _over(member.circuit, now)),
             panic=panic,
-            room=len(out) < self.limit(len(members)),
+            room=len(members) - len(healthy) < self.limit(len(members)),
             until=min((member.circuit.until for member in out if not _over(member.circuit, now)), default=math.inf),
         )
 

@@ -13,7 +13,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from resilient.balancing import Balance, Balancer, Ejection, Maglev, Rendezvous, RingHash, by_argument, by_header
+from resilient.balancing import (
+    Balance,
+    Balancer,
+    Ejection,
+    Maglev,
+    Rendezvous,
+    RingHash,
+    TrafficSplit,
+    by_argument,
+    by_header,
+)
 from resilient.balancing import Random as Randomly
 from resilient.call import Call
 from resilient.events import Event, InstancePicked
@@ -274,3 +284,13 @@ def test_helpers_refuse_what_names_nothing() -> None:
         by_header("")
     with pytest.raises(ValueError, match="position=-1: at least 0"):
         by_argument("user", -1)
+
+
+def test_filters_and_a_picker_go_by_the_same_key() -> None:
+    def other(call: Call) -> str:
+        return call.name
+
+    split = TrafficSplit("version", {"v2": 5}, key=nothing)
+    assert Balancer(Rendezvous(nothing), filters=[split]).key is nothing
+    with pytest.raises(ValueError, match="it goes by another key than the filters"):
+        Balancer(Rendezvous(other), filters=[split])

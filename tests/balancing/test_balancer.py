@@ -9,7 +9,7 @@ from threading import Thread
 
 import pytest
 
-from resilient.balancing import Balancer, Ejection, LeastRequest, Member, PeakEwma, Pick, RoundRobin
+from resilient.balancing import Balancer, Ejection, Filtering, LeastRequest, Member, PeakEwma, Pick, RoundRobin
 from resilient.errors import NoInstance, Rejected
 from resilient.events import Event, InstanceEjected, InstanceRestored, SnapshotApplied
 from resilient.verdict import Verdict
@@ -497,7 +497,10 @@ class Zone:
     def __init__(self, zone: str) -> None:
         self.zone = zone
 
-    def weigh(self, members: Sequence[Member], now: float) -> tuple[Sequence[float], float]:
+    def filtering(self) -> Filtering:
+        return self
+
+    def weigh(self, members: Sequence[Member], now: float, random) -> tuple[Sequence[float], float]:
         near = [member.weight if member.instance.zone == self.zone else 0.0 for member in members]
         healthy = any(member.healthy and weight for member, weight in zip(members, near, strict=True))
         return (near if healthy else [member.weight for member in members]), math.inf
@@ -506,7 +509,10 @@ class Zone:
 class Warming:
     """A tenth of its weight for the first ten seconds of an instance."""
 
-    def weigh(self, members: Sequence[Member], now: float) -> tuple[Sequence[float], float]:
+    def filtering(self) -> Filtering:
+        return self
+
+    def weigh(self, members: Sequence[Member], now: float, random) -> tuple[Sequence[float], float]:
         ends = [member.healthy_since + 10.0 for member in members]
         weights = [
             member.weight if now >= end else member.weight / 10 for member, end in zip(members, ends, strict=True)
@@ -561,11 +567,19 @@ def test_filters_see_the_weights_of_those_before_them() -> None:
 
 def test_a_filter_that_leaves_nobody_is_told_of() -> None:
     class Nobody:
-        def weigh(self, members: Sequence[Member], now: float) -> tuple[Sequence[float], float]:
+        def filtering(self) -> Filtering:
+            return self
+
+        def weigh(self, members: Sequence[Member], now: float, random) -> tuple[Sequence[float], float]:
             return [0.0] * len(members), math.inf
 
     with pytest.raises(NoInstance, match="0 of 3 instances are used: 3 filtered"):
         pick(zoned(Nobody()))
+
+
+def test_what_is_no_filter_is_refused() -> None:
+    with pytest.raises(TypeError, match=r"filters: .* is no Filter: it has no filtering\(\)"):
+        Balancer(filters=[lambda members: members])  # type: ignore[list-item]  # the test
 
 
 # Explanations

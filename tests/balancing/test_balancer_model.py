@@ -12,7 +12,7 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initial
 
 from resilient.balancing import Balancer, Ejection, Pick, RoundRobin
 from resilient.errors import NoInstance
-from resilient.events import InstanceEjected, InstanceRestored
+from resilient.events import InstanceEjected, InstanceHealthy, InstanceRestored, InstanceUnhealthy
 from resilient.verdict import Verdict
 from tests.balancing.fleet import snapshot
 
@@ -45,6 +45,8 @@ class Model:
     era: int = 0
     probes: list[Sent] = field(default_factory=list)
     active: int = 0
+    ill: bool = False
+    """By its health checks."""
 
     def enter(self, state: str) -> None:
         self.state = state
@@ -115,8 +117,27 @@ class BalancerModel(RuleBasedStateMachine):
     def wait(self, seconds: float) -> None:
         self.now += seconds
 
+    @precondition(lambda self: hasattr(self, "models"))
+    @rule(name=st.sampled_from(NAMES), ill=st.booleans(), restores=st.booleans(), late=st.booleans())
+    def check(self, name: str, ill: bool, restores: bool, late: bool) -> None:
+        """A health check ends; where it is late, it began in an earlier era."""
+        era = self.balancer.era(name)
+        restore = None if era is None or not restores else era - late
+        events = self.balancer.check(name, "503" if ill else None, self.now, no_chance, restore=restore)
+        expected: list[type[object]] = []
+        model = self.models.get(name)
+        if model is not None:
+            if model.ill is not ill:
+                expected.append(InstanceUnhealthy if ill else InstanceHealthy)
+            model.ill = ill
+            if not ill and restores and not late and model.state != "healthy":
+                model.restore(-math.inf)  # as if it had never failed
+                model.ejections = 0
+                expected.append(InstanceRestored)
+        assert [type(event) for event in events] == expected
+
     def healthy(self) -> set[str]:
-        return {name for name, model in self.models.items() if model.state == "healthy"}
+        return {name for name, model in self.models.items() if model.state == "healthy" and not model.ill}
 
     def panicking(self) -> bool:
         return len(self.healthy()) < self.ejection.panic * len(self.models)
@@ -129,6 +150,8 @@ class BalancerModel(RuleBasedStateMachine):
         return total - len(self.healthy()) < most
 
     def may_probe(self, model: Model) -> bool:
+        if model.ill:
+            return False
         if model.state == "ejected":
             return self.now >= model.until
         underway = [sent for sent in model.probes if not sent.over and sent.expires > self.now]
@@ -197,7 +220,8 @@ class BalancerModel(RuleBasedStateMachine):
         standings = {one.instance.id: one for one in self.balancer.instances(self.now)}
         assert standings.keys() == self.models.keys()
         for name, model in self.models.items():
-            assert (standings[name].state == "healthy") == (model.state == "healthy")
+            assert (standings[name].state == "healthy") == (model.state == "healthy" and not model.ill)
+            assert (standings[name].state == "unhealthy") == model.ill
             assert standings[name].active == model.active
             if model.state == "ejected":
                 assert standings[name].ejected_for == pytest.approx(max(0.0, model.until - self.now))

@@ -370,6 +370,62 @@ def test_a_transport_of_which_many_requests_were_broken_off_gives_way_to_a_fresh
     assert connectivity.take_idle() is None
 
 
+def test_a_fresh_transport_has_no_more_places_than_the_one_that_wore_out_left(backend):
+    """Else an instance that answers nobody would get as many calls again for each hundred that gave up."""
+    under_way, most = 0, 0
+
+    class Hangs(httpx.AsyncBaseTransport):
+        async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+            nonlocal under_way, most
+            under_way += 1
+            most = max(most, under_way)
+            try:
+                await anyio.sleep(10.0 if request.url.path == "/long" else 0.1)
+            finally:
+                under_way -= 1
+            return httpx.Response(200)
+
+    made: list[Hangs] = []
+
+    def inner(instance: Instance) -> Hangs:
+        made.append(Hangs())
+        return made[-1]
+
+    async def get(http: httpx.AsyncClient, path: str, within: float) -> None:
+        with anyio.move_on_after(within):
+            await http.get(path)
+
+    async def main():
+        service = Service("orders", "static://10.0.0.1:1", policies=[], ejection=None)
+        transport = Transport(service, inner, connections=3)
+        async with service, connected(transport) as http, anyio.create_task_group() as group:
+            for _ in range(2):
+                group.start_soon(get, http, "/long", 60.0)
+            for _ in range(3):
+                await get(http, "/long", 1.0)
+            for _ in range(6):
+                group.start_soon(get, http, "/short", 60.0)
+            await anyio.sleep(120.0)
+            await get(http, "/short", 1.0)
+            (connections,) = transport._connectivity[False]._table.values()
+            assert connections.gate.in_flight == 0
+            assert connections.close_if_idle()
+
+    virtual_time.run(main, backend=backend)
+    assert len(made) == 2
+    assert most == 3
+
+
+def test_the_gate_of_a_worn_transport_goes_with_its_instance():
+    known = Snapshot(version=1, instances=(at("a"), at("b")))
+    connectivity = Connectivity(Wire(Made(), connections=1, http2=False, verify=True), lambda: known, sync=False)
+    worn = connectivity.to(at("a"), "http", HTTPX)
+    worn.break_off()
+    known = Snapshot(version=2, instances=(at("b"),))
+    assert connectivity.retire_the_gone()
+    assert not connectivity._gates
+
+
 def test_a_stream_of_http2_that_is_left_counts_as_broken_off(backend):
     class Multiplexed(httpx.AsyncBaseTransport):
         async def handle_async_request(self, request: httpx.Request) -> httpx.Response:

@@ -2,9 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
-from resilient.balancing import Balance, LeastRequest, Load, PeakEwma, Prequal, RoundRobin
+from resilient.balancing import (
+    Balance,
+    HealthCheck,
+    LeastRequest,
+    Load,
+    PeakEwma,
+    PreferZone,
+    Prequal,
+    RoundRobin,
+    SlowStart,
+)
 from resilient.discovery import connect
 from resilient.lab.contenders import by_name, changed, prequal, single
 from resilient.lab.stacks import Setting
@@ -46,6 +58,21 @@ def test_the_default_can_be_edited_where_no_argument_changes_it():
     made = service(changed("bare", lambda: {"attempt_timeout": 0.5}, edit=lambda stack: [stack[0], *stack[-2:]]))
     assert [type(policy) for policy in made.pipeline.policies] == [Timeout, Balance, Timeout]
     assert made.pipeline.policies[-1] == Timeout(0.5)
+
+
+def test_filters_and_checks_are_made_in_the_setting():
+    async def check(instance):
+        """Nobody asks."""
+
+    setting = replace(SETTING, zone="a", check=check)
+    stack = changed(
+        "other", filters=lambda setting: [PreferZone(str(setting.zone))], health=lambda setting: HealthCheck(check)
+    )
+    made = stack.make(setting, connect("static://127.0.0.1:1"))
+    assert made.balancer.filters == (PreferZone("a"),)
+    assert made.health == HealthCheck(check)
+    assert service(single("slow", filters=[SlowStart()])).balancer.filters == (SlowStart(),)
+    assert service(changed("same")).health is None
 
 
 def test_the_default_is_careful_and_tells_deadlines_and_a_single_remedy_does_not():

@@ -355,3 +355,18 @@ def test_after_a_pause_the_open_circuit_probes_and_the_half_open_one_replaces_it
     assert it.state is HALF_OPEN
     make(it, GOOD, 2 * 86_400.0)
     assert it.state is CLOSED
+
+
+def test_who_is_not_closed_cannot_be_tripped():
+    it = circuit(consecutive_failures=1)
+    it.trip(1.0, lambda: 0.0)
+    era = it.era
+    it.trip(2.0, lambda: 0.0)
+    assert (it.state, it.era, it.until) == (CircuitState.OPEN, era, 1.0 + COOLDOWN)
+
+
+def test_the_tally_counts_slow_calls_with_the_others():
+    it = circuit(slow_call=1.0, minimum_calls=100)
+    for judgement, latency in ((GOOD, 0.1), (GOOD, 2.0), (BAD, 0.1), (BAD, 2.0), (BAD, 2.0), (NOTHING, 0.1)):
+        make(it, judgement, 0.0, latency=latency)
+    assert it.tally(1.0) == (2, 3)

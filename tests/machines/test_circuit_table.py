@@ -68,6 +68,7 @@ EVENTS: dict[tuple[str, str], Callable[[Circuit, Permit], object]] = {
     ("half_open", "the lease of a probe is over"): lambda it, _: a_lease_ends(it),
     ("isolated", "a call"): lambda it, _: it.admit(10.0),
     ("any", "a result from an earlier era"): lambda it, early: settle(it, early, BAD, 10.0),
+    ("closed", "trip"): lambda it, _: it.trip(10.0, lambda: 0.0),
     ("any", "isolate"): lambda it, _: it.isolate(),
     ("any", "reset"): lambda it, _: it.reset(10.0),
 }

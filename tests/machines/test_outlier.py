@@ -21,6 +21,7 @@ RANDOM = Random(0).random
 @dataclass(eq=False)
 class Stub:
     circuit: Circuit
+    passing: bool = True
 
 
 def fleet(ejection: Ejection, count: int) -> list[Stub]:

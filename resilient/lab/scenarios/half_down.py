@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from typing import Literal
 
+from resilient.balancing import HealthCheck
 from resilient.lab.balancing import balancing_scenario
+from resilient.lab.contenders import by_name, changed
 from resilient.lab.faults import BlackHole, Crash, Fail, Fault
 from resilient.lab.scenario import Band, Scenario
+from resilient.lab.stacks import Setting
 
 __all__ = ["scenario"]
 
@@ -42,7 +45,8 @@ def scenario(
         warmup=2.0,
         faults=[faults[kind]],
         trigger=(_AT, _AT + outage),
-        policies=("none", "retry3", "least-request", "peak-ewma", "default"),
+        contenders=by_name(changed("checked", health=_checks)),
+        policies=("none", "retry3", "least-request", "peak-ewma", "checked", "default"),
         calibration={"load": 0.02, "outage": 6.0, "duration": 15.0},
         primary=("success.during", "p99.during", "success.after", "recovery", "amplification"),
         bands=[
@@ -62,9 +66,16 @@ def scenario(
                 why="who fails at once is never busy",
             ),
             Band(policy="peak-ewma", metric="success.during", low=0.73, high=0.83),
+            Band(policy="checked", metric="success.during", low=0.999),
+            Band(policy="checked", metric="recovery", high=1),
             Band(policy="default", metric="success.during", low=0.998),
             Band(policy="default", metric="p99.during", high=0.075),
             Band(policy="default", metric="amplification", high=1.03),
             Band(policy="default", metric="recovery", high=1),
         ],
     )
+
+
+def _checks(setting: Setting) -> HealthCheck:
+    assert setting.check is not None
+    return HealthCheck(setting.check, interval=1.0, timeout=0.5)

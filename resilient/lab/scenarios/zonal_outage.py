@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from resilient.balancing import Filter, HealthCheck, PreferZone
 from resilient.lab.balancing import balancing_scenario
+from resilient.lab.contenders import by_name, changed
 from resilient.lab.faults import BlackHole, Fault, Partition
 from resilient.lab.membership import Delisting
 from resilient.lab.scenario import Band, Scenario
+from resilient.lab.stacks import Setting
 from resilient.lab.world.job import Errand
 
 __all__ = ["scenario"]
@@ -59,7 +62,11 @@ def scenario(
         warmup=2.0,
         faults=faults,
         trigger=(_AT, _AT + outage),
-        policies=("none", "retry3", "least-request", "peak-ewma", "default"),
+        contenders=by_name(
+            changed("own-zone", filters=_own_zone),
+            changed("checked", health=_checks),
+        ),
+        policies=("none", "retry3", "least-request", "peak-ewma", "own-zone", "checked", "default"),
         primary=("success.during", "goodput.during", "p99.during", "amplification"),
         bands=[
             Band(
@@ -70,12 +77,31 @@ def scenario(
             Band(policy="retry3", metric="amplification", low=1.04, high=1.09),
             Band(policy="least-request", metric="success.during", low=0.93, high=0.97),
             Band(policy="peak-ewma", metric="success.during", low=0.945, high=0.975),
+            Band(
+                policy="own-zone",
+                metric="success.during",
+                low=0.995,
+                high=0.9985,
+                why="the lost zone's callers pay for its outage, since all their first attempts go there at first",
+            ),
+            Band(policy="own-zone", metric="success.during.zone-a", low=1.0, why="the others do not notice it"),
+            Band(policy="own-zone", metric="success.during.zone-b", low=1.0),
+            Band(policy="checked", metric="success.during", low=0.9995),
             Band(policy="default", metric="success.during", low=0.999),
             Band(policy="default", metric="goodput.during", low=1.12, of="none", why="1 / 0.861, less what waits"),
             Band(policy="default", metric="p99.during", low=1.0, high=1.4, why="one timeout, and then elsewhere"),
             Band(policy="default", metric="amplification", high=1.02),
         ],
     )
+
+
+def _own_zone(setting: Setting) -> Sequence[Filter]:
+    return [PreferZone(setting.zone or "nowhere")]
+
+
+def _checks(setting: Setting) -> HealthCheck:
+    assert setting.check is not None
+    return HealthCheck(setting.check, interval=1.0, timeout=0.5)
 
 
 def _zone(errand: Errand) -> str:

@@ -89,8 +89,9 @@ class World:
     async def open(self, stack: AsyncExitStack) -> None:
         """Open every caller's service."""
         front = self.fleet()
-        for _ in range(self.scenario.clients):
-            self.callers.append(await self._caller(front, stack))
+        zones = self.scenario.client_zones
+        for number in range(self.scenario.clients):
+            self.callers.append(await self._caller(front, zones[number % len(zones)], stack))
         for tier in self.scenario.tiers:
             for server in self.fleets[tier.name].servers:
                 await self._equip(tier, server, stack)
@@ -98,7 +99,7 @@ class World:
     async def _equip(self, tier: Tier, server: Server, stack: AsyncExitStack) -> None:
         """Open the services that a server calls."""
         for name in tier.calls:
-            self._servers_callers[server.instance.id, name] = await self._caller(self.fleets[name], stack)
+            self._servers_callers[server.instance.id, name] = await self._caller(self.fleets[name], server.zone, stack)
 
     def _joined(self, tier: Tier, server: Server) -> None:
         server.reachable = False  # as a process that starts: it refuses calls until it can work
@@ -110,13 +111,15 @@ class World:
             server.reachable = True
             await self.engine.signal()  # to the end of the run: a service is closed by the task that opened it
 
-    async def _caller(self, fleet: Fleet, stack: AsyncExitStack) -> Calling:
+    async def _caller(self, fleet: Fleet, zone: str | None, stack: AsyncExitStack) -> Calling:
         scenario, tier = self.scenario, fleet.tier
         setting = Setting(
             name=tier.name,
             timeout=scenario.timeout,
             attempt_timeout=scenario.attempt_timeout,
             honours_keys=tier.honours_keys,
+            zone=zone,
+            check=lambda instance: self.network.check(fleet.by_id[instance.id], zone),
             probe=lambda instance: self.network.probe(fleet.by_id[instance.id]),
         )
         service = await stack.enter_async_context(self.stack.make(setting, fleet.registry))

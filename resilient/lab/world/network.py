@@ -100,6 +100,17 @@ class Network:
         copy = self._deliver(server, job)
         return (job,) if copy is None else (job, copy)
 
+    async def check(self, server: Server, zone: str | None) -> None:
+        """Ask a server from a zone whether it is there, as a health check does.
+
+        Raises if it refuses connections, and waits for ever where nothing comes back. It is answered beside the calls:
+        at once, however many wait there and whatever they come to.
+        """
+        if not server.reachable:
+            raise ConnectionRefusedError(f"{server.instance.id} is down")
+        if not server.answers or server.stopped or self._cut_off(server, zone):
+            await self._engine.signal()
+
     async def probe(self, server: Server) -> Load:
         """Ask a server how busy it is. One that stands still, or is cut off, does not answer for ever.
 
@@ -133,11 +144,10 @@ class Network:
         return copy
 
     def _severed(self, server: Server, job: Job) -> bool:
-        return (
-            bool(self.cut)
-            and server.zone != job.errand.zone
-            and (server.zone in self.cut or job.errand.zone in self.cut)
-        )
+        return bool(self.cut) and self._cut_off(server, job.errand.zone)
+
+    def _cut_off(self, server: Server, zone: str | None) -> bool:
+        return server.zone != zone and (server.zone in self.cut or zone in self.cut)
 
     def back(self, server: Server, signal: Signal, job: Job, reply: Reply | Exception) -> None:
         """Carry a reply to the caller."""

@@ -17,6 +17,7 @@ import pytest
 import trustme
 
 from resilient.backends.kubernetes import Access, Api, find_access
+from resilient.backends.listwatch import Changes, SourceFailed
 from resilient.context import current_runtime
 from resilient.discovery import LastGood, connect
 from resilient.discovery.kubernetes import EndpointSlices, Kubernetes
@@ -24,6 +25,7 @@ from resilient.discovery.reflector import Reflector
 from resilient.machines.backoff import Backoff
 from resilient.snapshot import Snapshot
 from resilient.testing.kubernetes import FakeApiServer
+from tests.discovery.kubernetes.replay import Replay
 
 QUICK = Backoff(base=0.02, cap=0.2)
 
@@ -143,6 +145,45 @@ def test_an_object_that_loses_its_label_is_gone(backend: str) -> None:
                 assert ids(await anext(watch)) == "10.0.0.1"
                 server.label_slice("shop", "orders-b", "orders")
                 assert ids(await anext(watch)) == "10.0.0.1 10.0.0.2"
+
+    run(main, backend)
+
+
+def test_of_events_that_come_together_the_last_one_counts(backend: str) -> None:
+    def line(kind: str, name: str, revision: int) -> bytes:
+        metadata = {"name": name, "resourceVersion": str(revision)}
+        found = {"metadata": metadata, "addressType": "IPv4", "endpoints": [], "ports": []}
+        return json.dumps({"type": kind, "object": found}).encode() + b"\n"
+
+    chunk = b"".join(
+        [
+            line("ADDED", "a", 2),
+            line("DELETED", "a", 3),
+            line("DELETED", "b", 4),
+            line("ADDED", "b", 5),
+            line("BOOKMARK", "", 9),
+        ]
+    )
+
+    async def main() -> None:
+        with Replay([chunk]) as replay:
+            source = EndpointSlices(
+                Api(replay.access), "shop", "orders", "http", terminating="never", random=lambda: 0.0
+            )
+            found = [change async for change in source.watch("1")]
+        assert found == [Changes("9", {"b": []}, {"a": None})]
+
+    run(main, backend)
+
+
+def test_what_a_watch_says_beyond_that_is_a_failure(backend: str) -> None:
+    async def main() -> None:
+        with Replay([b'{"type": "SURPRISE", "object": {}}\n']) as replay:
+            source = EndpointSlices(
+                Api(replay.access), "shop", "orders", "http", terminating="never", random=lambda: 0.0
+            )
+            with pytest.raises(SourceFailed, match="a watch said 'SURPRISE'"):
+                await anext(source.watch("1"))
 
     run(main, backend)
 

@@ -200,6 +200,40 @@ async def test_a_server_is_told_what_the_caller_tells():
     assert seen == [(3.0, "k", 7, 0), (None, None, 8, 0)]
 
 
+@in_virtual_time
+async def test_a_health_check_is_answered_beside_the_calls():
+    async def check(wire, zone="a"):
+        try:
+            with anyio.move_on_after(1.0):
+                await wire.network.check(wire.server, zone)
+                return "well"
+        except ConnectionRefusedError:
+            return "refused"
+        return "silent"
+
+    async with open_wire(zone="a", workers=1, work=50.0) as wire:
+        assert await check(wire) == "well"
+        async with anyio.create_task_group() as tasks:
+            for number in range(5):
+                tasks.start_soon(wire.call, number)
+            await anyio.sleep(0.1)
+            before = wire.engine.now()
+            assert await check(wire) == "well"  # at once, whoever waits
+            assert wire.engine.now() == before
+            wire.server.answers = False
+            assert await check(wire) == "silent"
+            wire.server.answers = True
+            wire.server.stop()
+            assert await check(wire) == "silent"
+            wire.server.go_on()
+            wire.network.cut.add("a")
+            assert (await check(wire), await check(wire, "b")) == ("well", "silent")
+            wire.network.cut.clear()
+            wire.server.die()
+            assert await check(wire) == "refused"
+            tasks.cancel_scope.cancel()
+
+
 async def asked(wire, patience=100.0):
     """What comes of a probe, and after how many seconds."""
     began = wire.engine.now()
