@@ -47,11 +47,12 @@ docs: $(VENV)/.dev ## Build the documentation into site/; a broken link is an er
 examples: $(VENV)/.dev ## Run every example of the README, the docs and the docstrings
 	$(BIN)/pytest README.md docs resilient
 
-bench: $(BENCH)/.bench ## Measure the overhead of a call, ours and our peers', of a request over sockets, the lab, and discovery
+bench: $(BENCH)/.bench ## Measure the overhead of a call, ours and our peers', of a request over sockets, the lab, discovery, and balancing
 	$(BENCH)/bin/python -m benchmarks.overhead
 	$(BENCH)/bin/python -m benchmarks.http_client
 	$(BENCH)/bin/python -m benchmarks.lab
 	$(BENCH)/bin/python -m benchmarks.discovery
+	$(BENCH)/bin/python -m benchmarks.balancing
 
 lab: $(VENV)/.dev ## Play every scenario of the lab with ten seeds, and every default; check bands, simulator, golden report
 	$(BIN)/python -m resilient.lab.theory

@@ -12,7 +12,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar, cast, final, overload
 import anyio
 from anyio.from_thread import start_blocking_portal
 
-from resilient.balancing import Balancer, Explanation, Filter, HealthCheck, Picker, Standing
+from resilient.balancing import Balancer, Explanation, Filter, HealthCheck, Load, Picker, Standing
 from resilient.balancing.checking import Checking
 from resilient.balancing.policy import Balance
 from resilient.budget import RetryBudget
@@ -204,6 +204,7 @@ class Service:
     def __call__(self, fn: Callable[Concatenate[Instance, P], T], /) -> Callable[P, T]: ...
     def __call__(self, fn: Callable[..., Any], /) -> Callable[..., Any]:
         """Decorate a function that receives the chosen instance as its first argument; its callers do not pass it."""
+        self._check_probe()
         return decorate(self.pipeline, fn, _instance_first, self.prepare)
 
     @overload
@@ -222,7 +223,16 @@ class Service:
     def method(self, fn: Callable[Concatenate[S, Instance, P], T], /) -> Callable[Concatenate[S, P], T]: ...
     def method(self, fn: Callable[..., Any], /) -> Callable[..., Any]:
         """Decorate a method, which receives the chosen instance after `self`."""
+        self._check_probe()
         return decorate(self.pipeline, fn, _instance_second, self.prepare)
+
+    def _check_probe(self) -> None:
+        probing = self.balancer.probing
+        if probing is not None and probing.ask is None:
+            raise TypeError(
+                f"balancer={self.balancer.picker!r}: functions have no protocol by which an instance is asked how busy "
+                "it is: give the picker probe=..., an async function of the instance that returns a Load"
+            )
 
     def begin(
         self,
@@ -254,6 +264,13 @@ class Service:
     def explain(self) -> Explanation:
         """Why a call made now would go where it goes; `str()` makes a table of it."""
         return self.balancer.explain(self._now())
+
+    def report(self, instance: Instance, load: Load) -> None:
+        """Say how busy an instance is, by its own account: for pickers that go by that, such as `WeightedRoundRobin`.
+
+        HTTP clients do so themselves, from the header `endpoint-load-metrics`; this is for decorated functions.
+        """
+        self.balancer.report(instance, load, self._now())
 
     async def ready(self, timeout: float = 10.0) -> None:  # noqa: ASYNC109 - it knows the service's clock
         """Wait until discovery knows an instance: at start-up, before the first call.
@@ -315,6 +332,8 @@ class Service:
                 stack.callback(self._checking.stop)
             with detached():  # what outlives the caller must not have its deadline
                 tasks.start_soon(self._follower.run)
+                if self.balancer.probing is not None:
+                    tasks.start_soon(self.balancer.probing.run, self._runtime)
             with anyio.move_on_after(self.startup):
                 await answered.wait()
             self._open = stack.pop_all()

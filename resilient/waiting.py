@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import threading
 from collections.abc import Awaitable
 from contextlib import suppress
@@ -22,7 +23,7 @@ library: Any = _Library()
 with suppress(ImportError):  # sniffio comes with trio; without it there is none
     from sniffio import thread_local as library
 
-__all__ = ["Waiter", "drive", "library", "pause", "running", "waiter_for"]
+__all__ = ["Waiter", "drive", "library", "loop_waiter", "pause", "running", "waiter_for"]
 
 T = TypeVar("T")
 
@@ -70,6 +71,9 @@ class _LoopWaiter:
         self._home = running()
 
     async def wait(self, seconds: float) -> bool:
+        if seconds == math.inf:
+            await self._event.wait()
+            return True
         with anyio.move_on_after(seconds):
             await self._event.wait()
         return self._event.is_set()
@@ -99,6 +103,11 @@ def running() -> object:
 def waiter_for(call: Call) -> Waiter:
     """A waiter that fits what the call runs in."""
     return _ThreadWaiter() if call.blocking else _LoopWaiter()
+
+
+def loop_waiter() -> Waiter:
+    """A waiter in the event loop that runs here."""
+    return _LoopWaiter()
 
 
 def drive(awaitable: Awaitable[T]) -> T:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from resilient.asgi.idempotency import IdempotencyMiddleware
+from resilient.asgi.load import LoadReportMiddleware
 from resilient.asgi.serving import ServingMiddleware
 
-__all__ = ["IdempotencyMiddleware", "ServingMiddleware"]
+__all__ = ["IdempotencyMiddleware", "LoadReportMiddleware", "ServingMiddleware"]

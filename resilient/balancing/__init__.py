@@ -6,19 +6,27 @@ attempt's end comes back and decides about the next ones.
 
 from __future__ import annotations
 
+from resilient.balancing.affinity import Maglev, Rendezvous, RingHash
 from resilient.balancing.balancer import Balancer
 from resilient.balancing.explanation import Explanation, Standing
 from resilient.balancing.filters import Draining, PreferZone, SlowStart, Subset, TrafficSplit, ZoneHints
 from resilient.balancing.health import Check, CheckFailed, HealthCheck, HttpCheck, TcpCheck
+from resilient.balancing.keys import Key, Keyed, by_argument, by_header
 from resilient.balancing.member import Filter, Filtering, Member, Split, Splitting
+from resilient.balancing.orca import format_load, parse_load
 from resilient.balancing.pick import Pick, Reason
-from resilient.balancing.pickers import LeastRequest, PeakEwma, Picker, RoundRobin
+from resilient.balancing.pickers import LeastRequest, PeakEwma, Picker, Random, RoundRobin
 from resilient.balancing.policy import Balance
+from resilient.balancing.probing import Asking, Probe, Probing
+from resilient.balancing.reporting import Prequal, WeightedRoundRobin
 from resilient.machines.comparison import Comparison
+from resilient.machines.load import Load, Reporting
 from resilient.machines.outlier import Ejection
 from resilient.machines.picking import Candidate, Observer, Picking
+from resilient.machines.prequal import Prober
 
 __all__ = [
+    "Asking",
     "Balance",
     "Balancer",
     "Candidate",
@@ -32,7 +40,11 @@ __all__ = [
     "Filtering",
     "HealthCheck",
     "HttpCheck",
+    "Key",
+    "Keyed",
     "LeastRequest",
+    "Load",
+    "Maglev",
     "Member",
     "Observer",
     "PeakEwma",
@@ -40,7 +52,15 @@ __all__ = [
     "Picker",
     "Picking",
     "PreferZone",
+    "Prequal",
+    "Probe",
+    "Prober",
+    "Probing",
+    "Random",
     "Reason",
+    "Rendezvous",
+    "Reporting",
+    "RingHash",
     "RoundRobin",
     "SlowStart",
     "Split",
@@ -49,5 +69,10 @@ __all__ = [
     "Subset",
     "TcpCheck",
     "TrafficSplit",
+    "WeightedRoundRobin",
     "ZoneHints",
+    "by_argument",
+    "by_header",
+    "format_load",
+    "parse_load",
 ]

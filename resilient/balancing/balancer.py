@@ -9,10 +9,12 @@ from typing import final
 
 from resilient.balancing.arrangement import Arrangement
 from resilient.balancing.explanation import Explanation, Standing
+from resilient.balancing.keys import Key, Keyed
 from resilient.balancing.member import Filter, Member
 from resilient.balancing.narrowing import Narrowing
 from resilient.balancing.pick import Pick, Reason
 from resilient.balancing.pickers import PeakEwma, Picker
+from resilient.balancing.probing import Asking, Probing
 from resilient.errors import NoInstance
 from resilient.events import (
     Event,
@@ -25,8 +27,10 @@ from resilient.events import (
 from resilient.instance import Instance
 from resilient.machines.circuit import CircuitState, Judgement, Permit
 from resilient.machines.comparison import Comparison
+from resilient.machines.load import Load, Reporting
 from resilient.machines.outlier import Ejection
-from resilient.machines.picking import Chance, Observer
+from resilient.machines.picking import Bounding, Chance, Explaining, Observer
+from resilient.machines.prequal import Prober
 from resilient.snapshot import Snapshot
 from resilient.verdict import Verdict
 
@@ -79,13 +83,28 @@ class Balancer:
                 f"picker={self.picker!r}: it observes latencies, so it must observe failures too "
                 "(observe_failure, observe_unfinished), or what fails at once would look fastest"
             )
+        self._explaining = self._picking if isinstance(self._picking, Explaining) else None
+        self._bounding = self._picking if isinstance(self._picking, Bounding) else None
+        self._reporting = self._picking if isinstance(self._picking, Reporting) else None
+        self._prober = self._picking if isinstance(self._picking, Prober) else None
+        self.probing: Probing | None = None
+        """What asks instances how busy they are, where the picker wants that."""
+        if self._prober is not None:
+            if not isinstance(self.picker, Asking):
+                raise TypeError(f"picker={self.picker!r}: its machine asks for probes, so it must say how (see Asking)")
+            self.probing = Probing(self, self.picker)
+        self._in_flight = 0
         self._rules = _NEVER if ejection is None else ejection
         self._lock = threading.Lock()
         self._snapshot: Snapshot | None = None
         self._members: dict[str, Member] = {}
         self._order: list[Member] = []
         self._narrowing = Narrowing(self.filters)
-        self.key = self._narrowing.key
+        own = self.picker.key if isinstance(self.picker, Keyed) else None
+        other = self._narrowing.key
+        if own is not None and other not in {None, own}:
+            raise ValueError(f"picker={self.picker!r}: it goes by another key than the filters; a call has one")
+        self.key: Key | None = own or other
         """What calls that belong together have in common."""
         self._arrangement = Arrangement((), Narrowing(()), self._rules, 0.0, float)
         # What a pick needs of it, at hand.
@@ -123,6 +142,7 @@ class Balancer:
             removed = [member for name, member in old.items() if name not in self._members]
             for member in removed:
                 member.gone = True
+                self._in_flight -= member.active
             self._order = [member for member in self._order if not member.gone]
             for member in added:
                 self._order.insert(int(random() * (len(self._order) + 1)), member)
@@ -151,11 +171,17 @@ class Balancer:
                 candidates, reason, permit = self._arrangement.narrow(now, random, tried, key)
                 if permit is not None:
                     candidates[0].active += 1
+                    self._in_flight += 1
                     return Pick(candidates[0], permit, reason)
             if not candidates:
                 raise self._no_instance(now)
+            if self._bounding is not None:
+                self._bounding.in_flight = self._in_flight
             member = self._picking.pick(candidates, now, random, key)
             member.active += 1
+            self._in_flight += 1
+            if self._explaining is not None and reason == "balanced":
+                reason = self._explaining.why or reason
             return Pick(member, member.circuit.closed, reason)
 
     def first_byte(self, pick: Pick, latency: float, now: float, random: Chance) -> tuple[Event, ...]:
@@ -196,6 +222,7 @@ class Balancer:
             member.active -= 1
             if member.gone:
                 return _QUIET
+            self._in_flight -= 1
             if verdict.good:
                 if self._observer is not None and not pick.answered:
                     self._observer.observe(member, latency, now)
@@ -255,6 +282,32 @@ class Balancer:
         """Whether calls are under way, or ended within the window of the ejection."""
         with self._lock:
             return any(member.active or any(member.circuit.tally(now)) for member in self._members.values())
+
+    @property
+    def wants_reports(self) -> bool:
+        """Whether the picker goes by what instances say of their load."""
+        return self._reporting is not None
+
+    def report(self, instance: Instance, load: Load, now: float) -> None:
+        """Learn what an instance says of its load. Nothing comes of it where the picker goes by something else."""
+        with self._lock:
+            member = self._members.get(instance.id)
+            if member is not None and self._reporting is not None:
+                self._reporting.report(member, load, now)
+
+    def probes(self, random: Chance) -> Sequence[Instance]:
+        """Who is to be asked how busy it is, after a pick; for `probing`."""
+        if self._prober is None:
+            return ()
+        with self._lock:
+            return [member.instance for member in self._prober.probes(self._arrangement.candidates, random)]
+
+    def answered(self, instance: Instance, load: Load, now: float, random: Chance) -> None:
+        """Learn what an instance that was asked says of its load."""
+        with self._lock:
+            member = self._members.get(instance.id)
+            if member is not None and self._prober is not None:
+                self._prober.answered(member, load, now, random)
 
     def instances(self, now: float) -> tuple[Standing, ...]:
         """How each instance stands at this moment, in the order of the snapshot."""

@@ -6,9 +6,9 @@ import math
 from dataclasses import dataclass
 from typing import Protocol, final
 
-from resilient.machines.picking import LeastRequestPicking, PeakEwmaPicking, Picking, RoundRobinPicking
+from resilient.machines.picking import LeastRequestPicking, PeakEwmaPicking, Picking, RandomPicking, RoundRobinPicking
 
-__all__ = ["LeastRequest", "PeakEwma", "Picker", "RoundRobin"]
+__all__ = ["LeastRequest", "PeakEwma", "Picker", "Random", "RoundRobin"]
 
 _LEAST_PENALTY = 1.0
 
@@ -19,6 +19,20 @@ class Picker(Protocol):
     def picking(self) -> Picking:
         """Return the rule's machine, new: one a service. If it looks at latencies it must be an `Observer`."""
         ...
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Random:
+    """Draw any instance, each as often as its weight says.
+
+    The base line: it needs no state that clients could share or lose, and no client ever falls into step with another.
+    The busiest instance has noticeably more to do than with the other rules.
+    """
+
+    def picking(self) -> Picking:
+        """Return a new machine."""
+        return RandomPicking()
 
 
 @final

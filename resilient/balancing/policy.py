@@ -48,7 +48,7 @@ class Balance(OwnPolicy):
         if balancer is None:
             raise TypeError("Balance(): marks a place in the policies of a Service; elsewhere give it a Balancer")
 
-        key_of = balancer.key
+        key_of, probing = balancer.key, balancer.probing
 
         async def layer(call: Call) -> Any:
             runtime = call.runtime
@@ -58,6 +58,8 @@ class Balance(OwnPolicy):
                 pick = balancer.pick(started, runtime.random, call.tried, key)
             except NoInstance as rejection:
                 raise refuse(call, rejection) from None
+            if probing is not None:
+                probing.want(balancer.probes(runtime.random))
             if call.tried is not None:
                 call.tried.append(pick.instance)
             if runtime.emit is not None:

@@ -46,7 +46,18 @@ class Delivery:
 class Exchange:
     """The request of one logical call, and the bodies that its attempts have opened."""
 
-    __slots__ = ("_admitted", "_connect", "_dropped", "_keyed", "_transport", "opened", "package", "request", "sync")
+    __slots__ = (
+        "_admitted",
+        "_connect",
+        "_dropped",
+        "_keyed",
+        "_learn",
+        "_transport",
+        "opened",
+        "package",
+        "request",
+        "sync",
+    )
 
     def __init__(
         self,
@@ -57,6 +68,7 @@ class Exchange:
         sync: bool,
         transport: Any = None,
         connect: Callable[[Instance, str, Package], Connections] | None = None,
+        learn: Callable[[Call, Any], None] | None = None,
     ) -> None:
         self.package = package
         self.request = request
@@ -65,6 +77,7 @@ class Exchange:
         self._dropped = dropped
         self._transport = transport
         self._connect = connect
+        self._learn = learn
         self._admitted: dict[str, Connections] = {}
         self._keyed = False
         request.stream = once_only(package, request.stream)
@@ -131,6 +144,8 @@ class Exchange:
 
     def _take_over(self, call: Call, response: Any, attempt: Any, break_off: Callable[[], None] | None) -> Any:
         """Put a body of ours around the response's own, and say how it came about."""
+        if self._learn is not None:
+            self._learn(call, response)
         # One that came with its content, as that of a MockTransport does, has nothing to close (and may be shared).
         inner = self.package.ByteStream(b"") if response.is_closed else response.stream
         body = body_of(self.package)(

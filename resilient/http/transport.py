@@ -11,6 +11,8 @@ from contextlib import AsyncExitStack, ExitStack, suppress
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, final
 
+from resilient.balancing.orca import HEADER as LOAD_HEADER
+from resilient.balancing.orca import parse_load
 from resilient.balancing.policy import ADMISSION
 from resilient.call import Call
 from resilient.context import Options
@@ -19,12 +21,14 @@ from resilient.http.classify import classify_http
 from resilient.http.connections import SECURE, Connectivity, Verify, Wire
 from resilient.http.exchange import Exchange
 from resilient.http.package import package_of
+from resilient.http.probing import HttpProbes
 from resilient.http.punctual import make_punctual
 from resilient.http.routes import Route, options_for
 from resilient.instance import Instance
 from resilient.pipeline import Pipeline
 from resilient.policies.base import OwnPolicy
 from resilient.service import Service
+from resilient.snapshot import Snapshot
 from resilient.waiting import drive
 
 if TYPE_CHECKING:
@@ -194,10 +198,19 @@ class Transport(_Base):
             if not isinstance(route, Route):
                 raise TypeError(f"routes: {route!r} is no Route(path, options)")
         self._wire = wire
-        self._connectivity = (
-            Connectivity(wire, lambda: service.balancer.snapshot, sync=False),
-            Connectivity(wire, lambda: service.balancer.snapshot, sync=True),
-        )
+
+        def snapshot() -> Snapshot | None:
+            return service.balancer.snapshot
+
+        self._connectivity = Connectivity(wire, snapshot, sync=False), Connectivity(wire, snapshot, sync=True)
+
+        self._probes: HttpProbes | None = None
+        probing = service.balancer.probing
+        if probing is not None and probing.ask is None:
+            # Connections of their own: they live in the service's event loop, and no probe waits behind a call.
+            probing.ask = self._probes = HttpProbes(
+                service.name, probing.path, Connectivity(wire, snapshot, sync=False)
+            )
 
     def __repr__(self) -> str:
         return f"Transport({self.service!r})"
@@ -213,11 +226,22 @@ class Transport(_Base):
             )
         if url.scheme in SECURE:
             self._wire.prepare(package)
-        exchange = Exchange(package, request, self._dropped[sync], sync=sync, connect=self._connectivity[sync].to)
+        connect = self._connectivity[sync].to
+        learn = self._learn if service.balancer.wants_reports else None
+        exchange = Exchange(package, request, self._dropped[sync], sync=sync, connect=connect, learn=learn)
+        if self._probes is not None:
+            self._probes.like(url.scheme, package)
         options = self._options if not self._routes else options_for(request, self._routes, self._options)
         call = _begin(service.begin, exchange, f"{request.method} {service.name}", options)
         call.attributes = {**(call.attributes or {}), ADMISSION: exchange.admit}
         return exchange, call, service.pipeline
+
+    def _learn(self, call: Call, response: Any) -> None:
+        """Tell the balancer what the instance says of its load."""
+        told = response.headers.get(LOAD_HEADER)
+        load = None if told is None else parse_load(told)
+        if load is not None and call.instance is not None:
+            self.service.balancer.report(call.instance, load, call.runtime.now())
 
     def _is_untidy(self, *, sync: bool) -> bool:
         return self._connectivity[sync].retire_the_gone() or super()._is_untidy(sync=sync)

@@ -10,9 +10,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from resilient.balancing import LeastRequest, PeakEwma
+from resilient.balancing import LeastRequest, Maglev, PeakEwma, Random, Rendezvous, RingHash
+from resilient.call import Call
 from resilient.lab.arrivals import poisson
-from resilient.lab.contenders import by_name, single
+from resilient.lab.contenders import by_name, prequal, single
 from resilient.lab.scenario import OpenLoop, Scenario, Tier
 from resilient.lab.stacks import Stack
 from resilient.lab.world.service_times import Exponential
@@ -23,10 +24,21 @@ _WORKERS = 4
 _MEAN = 0.010
 
 
+def _number(call: Call) -> int | None:
+    """Each call has a key of its own, so that hashes share out all calls; an `httpx` request has none."""
+    number: int | None = getattr(call.request, "number", None)
+    return number
+
+
 PICKERS: Mapping[str, Stack] = by_name(
+    single("random", picker=Random()),
     single("round-robin"),
     single("least-request", picker=LeastRequest()),
     single("peak-ewma", picker=PeakEwma()),
+    single("prequal", picker=prequal),
+    single("rendezvous", picker=Rendezvous(_number)),
+    single("ring-hash", picker=RingHash(_number)),
+    single("maglev", picker=Maglev(_number)),
 )
 """Contenders by name: the pickers that there are."""
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
-from resilient.balancing import Balance, Ejection, Filter, HealthCheck, Picker, RoundRobin
+from resilient.balancing import Balance, Ejection, Filter, HealthCheck, Picker, Prequal, RoundRobin
 from resilient.call import Policy
 from resilient.discovery import Discovery
 from resilient.lab.stacks import Setting, Stack
@@ -13,14 +13,26 @@ from resilient.policies.honoured import Honoured
 from resilient.policies.timeout import Timeout
 from resilient.service import Service, default_policies
 
-__all__ = ["by_name", "changed", "single"]
+__all__ = ["Pick", "by_name", "changed", "prequal", "single"]
+
+Pick: TypeAlias = Picker | Callable[[Setting], Picker]
+"""A picker, or what makes one in a setting."""
+
+
+def prequal(setting: Setting) -> Picker:
+    """The picker `Prequal`, which asks the setting's servers."""
+    return Prequal(probe=setting.probe)
+
+
+def _picker(pick: Pick | None, setting: Setting) -> Picker | None:
+    return pick(setting) if callable(pick) else pick
 
 
 def single(
     name: str,
     policies: Callable[[], Sequence[Policy]] = tuple,
     *,
-    picker: Picker | None = None,
+    picker: Pick | None = None,
     ejection: Ejection | None = None,
     filters: Sequence[Filter] = (),
     tells: bool = False,
@@ -33,11 +45,12 @@ def single(
     """
 
     def make(setting: Setting, discovery: Discovery) -> Service:
+        rule = _picker(picker, setting) or RoundRobin()
         stack = [Timeout(setting.timeout), *policies(), Balance(), Timeout(setting.attempt_timeout)]
         return Service(
             setting.name,
             discovery,
-            balancer=picker or RoundRobin(),
+            balancer=rule,
             ejection=ejection,
             filters=filters,
             policies=stack,
@@ -50,7 +63,7 @@ def changed(
     name: str,
     changes: Callable[[], Mapping[str, Any]] = dict,
     *,
-    picker: Picker | None = None,
+    picker: Pick | None = None,
     ejection: Ejection | None = Ejection(),  # noqa: B008 - it is frozen
     edit: Callable[[list[Policy]], list[Policy]] = list,
     filters: Callable[[Setting], Sequence[Filter]] | None = None,
@@ -72,7 +85,7 @@ def changed(
         return Service(
             setting.name,
             discovery,
-            balancer=picker,
+            balancer=_picker(picker, setting),
             ejection=ejection,
             filters=() if filters is None else filters(setting),
             health=None if health is None else health(setting),

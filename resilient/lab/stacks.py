@@ -22,7 +22,7 @@ from dataclasses import dataclass, replace
 from importlib import import_module
 from typing import Any, TypeAlias, cast, final
 
-from resilient.balancing import Balance, Check, RoundRobin
+from resilient.balancing import Balance, Check, Probe, RoundRobin
 from resilient.call import Policy
 from resilient.discovery import Discovery
 from resilient.pipeline import Pipeline
@@ -51,6 +51,8 @@ class Setting:
     """Where the caller is."""
     check: Check | None = None
     """Asks an instance whether it is there, for `HealthCheck(setting.check)`."""
+    probe: Probe | None = None
+    """Asks an instance how busy it is, for `Prequal(probe=setting.probe)`."""
 
 
 Maker: TypeAlias = Callable[[Setting, Discovery], Service]

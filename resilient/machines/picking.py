@@ -2,17 +2,29 @@
 
 from __future__ import annotations
 
-from bisect import bisect_right
-from collections.abc import Callable, Hashable, Sequence
-from itertools import accumulate
+from collections.abc import Hashable, Sequence
 from statistics import median_low
-from typing import Protocol, TypeAlias, TypeVar, final, runtime_checkable
+from typing import Literal, Protocol, TypeAlias, TypeVar, final, runtime_checkable
 
+from resilient.machines.drawing import Chance, Drawing, even, two
 from resilient.machines.ewma import LatencyEwma
 
-__all__ = ["Candidate", "Chance", "LeastRequestPicking", "Observer", "PeakEwmaPicking", "Picking", "RoundRobinPicking"]
+__all__ = [
+    "Bounding",
+    "Candidate",
+    "Chance",
+    "Explaining",
+    "LeastRequestPicking",
+    "Observer",
+    "PeakEwmaPicking",
+    "Picking",
+    "RandomPicking",
+    "RoundRobinPicking",
+    "Why",
+]
 
-Chance: TypeAlias = Callable[[], float]
+Why: TypeAlias = Literal["bounded", "cold", "fallback", "hot"]
+"""What there is to say of a choice beyond that it was the rule's."""
 
 
 class Candidate(Protocol):
@@ -50,7 +62,8 @@ class Picking(Protocol):
     def pick(self, candidates: Sequence[C], now: float, random: Chance, key: Hashable) -> C:
         """Choose one of `candidates`: members, at least one, in an order that was shuffled when they came.
 
-        `key` is what calls that belong together have in common, or None: for pickers with affinity.
+        It is the same object as before if they are the same with the same weights: what takes long to work out of them
+        may be kept. `key` is what calls that belong together have in common, or None: for pickers with affinity.
         """
         ...
 
@@ -80,8 +93,47 @@ class Observer(Protocol):
         ...
 
 
-def _even(members: Sequence[Candidate]) -> bool:
-    return len({member.weight for member in members if member.weight > 0}) <= 1
+@runtime_checkable
+class Explaining(Protocol):
+    """A picking that has more than one way to choose."""
+
+    @property
+    def why(self) -> Why | None:
+        """How the last choice was made; None: by the rule itself."""
+        ...
+
+
+@runtime_checkable
+class Bounding(Protocol):
+    """A picking that looks at how busy all instances are together."""
+
+    in_flight: int
+    """How many calls of ours are with members; set by the owner before each choice."""
+
+
+@final
+class RandomPicking:
+    """Any of them, each as often as its weight says."""
+
+    __slots__ = ("_drawing", "_even")
+
+    def __init__(self) -> None:
+        self._even = True
+        self._drawing = Drawing()
+
+    def update(self, members: Sequence[Candidate], now: float, random: Chance) -> None:
+        """Learn whether the weights differ."""
+        self._even = even(members)
+
+    def pick(self, candidates: Sequence[C], now: float, random: Chance, key: Hashable) -> C:
+        """Draw one."""
+        if self._even:
+            return candidates[int(random() * len(candidates))]
+        return self._drawing.one(candidates, random)
+
+    def score(self, candidate: Candidate, now: float) -> float:
+        """Nothing is compared."""
+        return 0.0
 
 
 @final
@@ -101,7 +153,7 @@ class RoundRobinPicking:
 
     def update(self, members: Sequence[Candidate], now: float, random: Chance) -> None:
         """Learn who there is; those that stay keep their credit."""
-        self._even = _even(members)
+        self._even = even(members)
         self._credits = {member.id: self._credits.get(member.id, 0.0) for member in members}
 
     def pick(self, candidates: Sequence[C], now: float, random: Chance, key: Hashable) -> C:
@@ -122,30 +174,6 @@ class RoundRobinPicking:
         return -self._credits[candidate.id]
 
 
-def _two(candidates: Sequence[C], random: Chance) -> tuple[C, C]:
-    """Two different candidates, each pair equally likely.
-
-    Drawn without replacement: with it, one of `n` would still get a call in `n * n` however bad it is.
-    """
-    count = len(candidates)
-    first = int(random() * count)
-    second = int(random() * (count - 1))
-    if second >= first:
-        second += 1
-    return candidates[first], candidates[second]
-
-
-def _one_by_weight(candidates: Sequence[C], random: Chance) -> C:
-    ends = list(accumulate(candidate.weight for candidate in candidates))
-    return candidates[min(bisect_right(ends, random() * ends[-1]), len(ends) - 1)]
-
-
-def _two_by_weight(candidates: Sequence[C], random: Chance) -> tuple[C, C]:
-    """Two different candidates, drawn one after the other in proportion to their weights."""
-    first = _one_by_weight(candidates, random)
-    return first, _one_by_weight([candidate for candidate in candidates if candidate is not first], random)
-
-
 @final
 class LeastRequestPicking:
     """The less busy of two drawn at random (power of two choices), by calls in flight for each unit of weight.
@@ -154,20 +182,21 @@ class LeastRequestPicking:
     after an even draw, as is common, starves the lighter one whenever there is little to do: idle it never wins.
     """
 
-    __slots__ = ("_even",)
+    __slots__ = ("_drawing", "_even")
 
     def __init__(self) -> None:
         self._even = True
+        self._drawing = Drawing()
 
     def update(self, members: Sequence[Candidate], now: float, random: Chance) -> None:
         """Learn whether the weights differ."""
-        self._even = _even(members)
+        self._even = even(members)
 
     def pick(self, candidates: Sequence[C], now: float, random: Chance, key: Hashable) -> C:
         """Choose the less busy one of two."""
         if len(candidates) == 1:
             return candidates[0]
-        one, other = (_two if self._even else _two_by_weight)(candidates, random)
+        one, other = two(candidates, random) if self._even else self._drawing.two(candidates, random)
         return other if other.active * one.weight < one.active * other.weight else one
 
     def score(self, candidate: Candidate, now: float) -> float:
@@ -204,7 +233,7 @@ class PeakEwmaPicking:
         """Choose the one of two that is expected to answer sooner."""
         if len(candidates) == 1:
             return candidates[0]
-        one, other = _two(candidates, random)
+        one, other = two(candidates, random)
         return other if self.score(other, now) < self.score(one, now) else one
 
     def score(self, candidate: Candidate, now: float) -> float:

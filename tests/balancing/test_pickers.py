@@ -6,11 +6,21 @@ import math
 
 import pytest
 
-from resilient.balancing import Balancer, Ejection, LeastRequest, Observer, PeakEwma, Picker, Picking, RoundRobin
+from resilient.balancing import (
+    Balancer,
+    Ejection,
+    LeastRequest,
+    Observer,
+    PeakEwma,
+    Picker,
+    Picking,
+    Random,
+    RoundRobin,
+)
 from resilient.machines.picking import LeastRequestPicking
 
 
-@pytest.mark.parametrize("picker", [RoundRobin(), LeastRequest(), PeakEwma()])
+@pytest.mark.parametrize("picker", [Random(), RoundRobin(), LeastRequest(), PeakEwma()])
 def test_one_configuration_serves_two_services(picker: Picker) -> None:
     assert picker.picking() is not picker.picking()
 

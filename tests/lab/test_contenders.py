@@ -6,9 +6,19 @@ from dataclasses import replace
 
 import pytest
 
-from resilient.balancing import Balance, HealthCheck, LeastRequest, PeakEwma, PreferZone, RoundRobin, SlowStart
+from resilient.balancing import (
+    Balance,
+    HealthCheck,
+    LeastRequest,
+    Load,
+    PeakEwma,
+    PreferZone,
+    Prequal,
+    RoundRobin,
+    SlowStart,
+)
 from resilient.discovery import connect
-from resilient.lab.contenders import by_name, changed, single
+from resilient.lab.contenders import by_name, changed, prequal, single
 from resilient.lab.stacks import Setting
 from resilient.policies.retry import Retry
 from resilient.policies.timeout import Timeout
@@ -68,6 +78,16 @@ def test_filters_and_checks_are_made_in_the_setting():
 def test_the_default_is_careful_and_tells_deadlines_and_a_single_remedy_does_not():
     assert (changed("one").reckless, changed("one").tells) == (False, True)
     assert (single("two").reckless, single("two").tells, single("three", tells=True).tells) == (True, False, True)
+
+
+def test_a_picker_that_asks_servers_asks_those_of_its_setting():
+    async def probe(instance):
+        return Load(in_flight=0)
+
+    setting = Setting(name="orders", timeout=4.0, attempt_timeout=1.0, probe=probe)
+    for stack in (single("one", picker=prequal), changed("other", picker=prequal)):
+        made = stack.make(setting, connect("static://127.0.0.1:1"))
+        assert made.balancer.picker == Prequal(probe=probe)
 
 
 def test_they_are_found_by_name():

@@ -8,10 +8,17 @@ from dataclasses import dataclass
 from random import Random
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from resilient.machines.picking import LeastRequestPicking, Observer, PeakEwmaPicking, Picking, RoundRobinPicking
+from resilient.machines.picking import (
+    LeastRequestPicking,
+    Observer,
+    PeakEwmaPicking,
+    Picking,
+    RandomPicking,
+    RoundRobinPicking,
+)
 
 
 @dataclass
@@ -29,7 +36,7 @@ def ewma() -> PeakEwmaPicking:
     return PeakEwmaPicking(tau=3.0, penalty=5.0, longest=300.0, initial=0.03)
 
 
-EVERY: list[Callable[[], Picking]] = [RoundRobinPicking, LeastRequestPicking, ewma]
+EVERY: list[Callable[[], Picking]] = [RandomPicking, RoundRobinPicking, LeastRequestPicking, ewma]
 
 
 def shares(picking: Picking, candidates: Sequence[Stub], picks: int = 4000, seed: int = 0) -> dict[str, float]:
@@ -81,6 +88,23 @@ def test_scores_exist_for_every_member(make) -> None:
     members = [Stub("a", 2.0, 3), Stub("b")]
     picking = started(make, members)
     assert all(isinstance(picking.score(member, 1.0), float) for member in members)
+
+
+@pytest.mark.parametrize("make", [RandomPicking, RoundRobinPicking, LeastRequestPicking])
+@given(weights=st.lists(st.integers(1, 9), min_size=2, max_size=6))
+@settings(max_examples=10)
+def test_idle_candidates_get_shares_by_their_weights(make, weights: list[int]) -> None:
+    members = [Stub(f"i{number}", float(weight)) for number, weight in enumerate(weights)]
+    for member, share in zip(members, shares(started(make, members), members).values(), strict=True):
+        assert share == pytest.approx(member.weight / sum(weights), abs=0.04)
+
+
+def test_a_random_pick_knows_no_turns() -> None:
+    members = stubs(3)
+    picking = started(RandomPicking, members)
+    picked = [picking.pick(members, 0.0, Random(1).random, None).id for _ in range(5)]
+    assert len(set(picked)) == 1  # the same chance each time
+    assert picking.score(members[0], 0.0) == 0.0
 
 
 def test_round_robin_takes_turns() -> None:

@@ -25,13 +25,13 @@ def scenario(
         ),
         good=(
             "Calls in flight betray a slow instance as soon as its queue grows; its latency does so too, and remembers "
-            "it for some seconds longer than need be."
+            "it for some seconds longer than need be. A server that is asked tells both, as they are now."
         ),
         load=load,
         duration=duration,
         warmup=3.0,
         faults=[Bursts(factor=factor, length=length, every=every)],
-        policies=("none", "retry3", "least-request", "peak-ewma", "default"),
+        policies=("none", "retry3", "least-request", "peak-ewma", "prequal", "default"),
         primary=("success", "p99", "p50", "amplification"),
         bands=[
             Band(policy="none", metric="success", low=0.88, high=0.96),
@@ -48,6 +48,16 @@ def scenario(
                 of="least-request",
                 why="it shuns whom it need not",
             ),
+            Band(policy="prequal", metric="success", low=0.9999),
+            Band(
+                policy="prequal",
+                metric="p99",
+                low=0.3,
+                high=0.6,
+                of="least-request",
+                why="servers tell it of everybody's calls, and of what a call takes now",
+            ),
+            Band(policy="prequal", metric="p50", high=1.05, of="least-request", why="it forgets within a second"),
             Band(policy="default", metric="success", low=0.9995),
             Band(policy="default", metric="p99", high=0.3),
             Band(policy="default", metric="amplification", high=1.005),

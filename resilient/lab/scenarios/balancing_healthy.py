@@ -19,7 +19,7 @@ def scenario(*, load: float = 0.6, duration: float = 10.0) -> Scenario:
         load=load,
         duration=duration,
         warmup=2.0,
-        policies=("none", "least-request", "peak-ewma", "default"),
+        policies=("none", "least-request", "peak-ewma", "prequal", "default"),
         primary=("success", "p50", "p99", "amplification"),
         bands=[
             Band(policy="none", metric="p99", low=0.045, high=0.053, why="the work alone has 46 ms"),
@@ -28,6 +28,8 @@ def scenario(*, load: float = 0.6, duration: float = 10.0) -> Scenario:
             Band(policy="least-request", metric="p99", low=0.95, high=1.03, of="none"),
             Band(policy="peak-ewma", metric="p50", low=0.96, high=1.04, of="none", why="noise is no difference"),
             Band(policy="peak-ewma", metric="p99", low=0.95, high=1.03, of="none"),
+            Band(policy="prequal", metric="p50", low=0.96, high=1.06, of="none"),
+            Band(policy="prequal", metric="p99", low=0.95, high=1.06, of="none"),
             Band(policy="default", metric="p99", low=0.95, high=1.03, of="none"),
             Band(policy="default", metric="success", low=0.9999),
             Band(policy="default", metric="amplification", high=1.0005, why="there is nothing to repeat"),

@@ -48,7 +48,7 @@ def scenario(
         faults=[Rolling(at=_AT, every=every)],
         measure=_measure,
         contenders={"resolve-once": Stack(name="resolve-once", make=_resolve_once, reckless=True, tells=False)},
-        policies=("none", "retry3", "resolve-once", "least-request", "peak-ewma", "default"),
+        policies=("none", "retry3", "resolve-once", "least-request", "peak-ewma", "prequal", "default"),
         primary=("success", "astray", "refused", "p99", "amplification"),
         bands=[
             Band(policy="none", metric="success", low=0.94, high=0.96, why="theory: 1 - 1/10 * 0.5 s / 1 s = 0.95"),
@@ -67,6 +67,8 @@ def scenario(
             ),
             Band(policy="peak-ewma", metric="success", low=0.985),
             Band(policy="peak-ewma", metric="astray", high=0),
+            Band(policy="prequal", metric="astray", high=0),
+            Band(policy="prequal", metric="success", low=0.995, why="who has just died answers no probe"),
             Band(policy="default", metric="success", low=0.995),
             Band(policy="default", metric="astray", high=0),
         ],

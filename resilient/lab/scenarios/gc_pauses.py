@@ -52,7 +52,7 @@ def scenario(
             changed("long-ejection", ejection=Ejection(duration=5.0)),
             changed("no-ejection", ejection=None),
         ),
-        policies=("none", "retry1", "retry3", "least-request", "peak-ewma", "default", "long-ejection"),
+        policies=("none", "retry1", "retry3", "least-request", "peak-ewma", "prequal", "default", "long-ejection"),
         calibration={"scale": 20.0, "load": 0.4},
         primary=("success.after", "success.during", "recovery", "p99.during", "amplification", "wasted"),
         bands=[
@@ -65,6 +65,15 @@ def scenario(
             Band(policy="retry3", metric="amplification", low=1.7),
             Band(policy="least-request", metric="success.after", low=0.99),
             Band(policy="peak-ewma", metric="success.after", low=0.98),
+            Band(
+                policy="prequal",
+                metric="p99.during",
+                low=0.2,
+                high=0.6,
+                of="least-request",
+                why="who stands still answers no probe, and is out of the pool in a second at most",
+            ),
+            Band(policy="prequal", metric="success.after", low=0.99),
             Band(policy="default", metric="success.after", low=0.8),
             Band(
                 policy="long-ejection",

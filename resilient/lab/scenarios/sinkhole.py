@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from resilient.balancing import Ejection, LeastRequest, PeakEwma
 from resilient.lab.arrivals import poisson
-from resilient.lab.contenders import by_name, single
+from resilient.lab.contenders import by_name, prequal, single
 from resilient.lab.faults import Fail
 from resilient.lab.scenario import Band, OpenLoop, Scenario, Tier
 from resilient.lab.world.service_times import Exponential
@@ -38,11 +38,13 @@ def scenario(*, clients: int = 2, load: float = 480.0, duration: float = 40.0) -
         attempt_timeout=1.0,
         clients=clients,
         faults=[Fail(takes=0.001, places=[0])],
-        policies=("none", "least-request", "least-request-ejection", "peak-ewma", "default"),
+        policies=("none", "least-request", "least-request-ejection", "peak-ewma", "prequal", "default"),
         contenders=by_name(
             single("least-request", picker=LeastRequest()),
             single("least-request-ejection", picker=LeastRequest(), ejection=Ejection()),
             single("peak-ewma", picker=PeakEwma()),
+            single("prequal", picker=prequal),
+            single("prequal-ejection", picker=prequal, ejection=Ejection()),
         ),
         calibration={"load": 80.0, "clients": 1, "duration": 12.0},
         primary=("success", "share.app-0", "amplification"),
@@ -58,6 +60,12 @@ def scenario(*, clients: int = 2, load: float = 480.0, duration: float = 40.0) -
             Band(policy="least-request", metric="success", high=0.85),
             Band(policy="least-request-ejection", metric="success", low=0.995, why="a row of five, and a few trials"),
             Band(policy="peak-ewma", metric="success", low=0.995, why="without ejection: failures count as slow"),
+            Band(
+                policy="prequal",
+                metric="success",
+                low=0.998,
+                why="without ejection: what fails is not believed, first after five in a row, for a second and longer",
+            ),
             Band(policy="default", metric="success", low=0.9999),
             Band(policy="default", metric="share.app-0", high=0.005),
         ],

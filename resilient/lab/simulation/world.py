@@ -120,6 +120,7 @@ class World:
             honours_keys=tier.honours_keys,
             zone=zone,
             check=lambda instance: self.network.check(fleet.by_id[instance.id], zone),
+            probe=lambda instance: self.network.probe(fleet.by_id[instance.id]),
         )
         service = await stack.enter_async_context(self.stack.make(setting, fleet.registry))
         caller = self.wiring.caller(service, tier.name, self._way_to(fleet), self.stack)

@@ -10,6 +10,7 @@ from resilient.lab.world.chance import Chance
 from resilient.lab.world.job import Errand, Job, Reply
 from resilient.lab.world.server import Server
 from resilient.lab.world.service_times import ServiceTime
+from resilient.machines.load import Load
 
 __all__ = ["CorruptReply", "Network"]
 
@@ -109,6 +110,21 @@ class Network:
             raise ConnectionRefusedError(f"{server.instance.id} is down")
         if not server.answers or server.stopped or self._cut_off(server, zone):
             await self._engine.signal()
+
+    async def probe(self, server: Server) -> Load:
+        """Ask a server how busy it is. One that stands still, or is cut off, does not answer for ever.
+
+        There and back takes the network's median, and raises `ConnectionRefusedError` where nobody listens.
+        """
+        if self._latency is not None:
+            signal = self._engine.signal()
+            self._engine.at(self._engine.now() + 2 * self._latency.quantile(0.5), _tell, signal, None)
+            await signal
+        if not server.reachable:
+            raise ConnectionRefusedError(f"{server.instance.id} is down")
+        if not server.answers or server.stopped or server.zone in self.cut:
+            await self._engine.signal()
+        return server.report()
 
     def _deliver(self, server: Server, job: Job) -> Job | None:
         """Carry a request to the server; return the copy of it, if it arrives twice."""

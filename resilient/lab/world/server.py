@@ -11,6 +11,7 @@ from resilient.lab.engine import Engine
 from resilient.lab.world.job import Job, Reply
 from resilient.lab.world.queues import Queue
 from resilient.lab.world.service_times import ServiceTime
+from resilient.machines.load import Load, LoadMeter
 
 __all__ = ["Handler", "Records", "Server"]
 
@@ -103,6 +104,8 @@ class Server:
         self._records = records
         self._handler = handler
         self._effect = effect
+        self._meter: LoadMeter | None = None
+        self._found: dict[Job, int] = {}
 
     @property
     def reachable(self) -> bool:
@@ -147,6 +150,13 @@ class Server:
         self._area += inside * (now - self._looked)
         self._looked = now
 
+    def report(self) -> Load:
+        """How many calls are with it, and how long those take that find so many: measured from the first report on."""
+        if self._meter is None:
+            self._meter = LoadMeter()
+            self._meter.in_flight = self._inside - len(self._unread)
+        return self._meter.load(self._engine.now(), utilization=len(self._running) / self.workers)
+
     # -- calls ------------------------------------------------------------------------------------------------------
 
     def receive(self, job: Job) -> None:
@@ -181,6 +191,8 @@ class Server:
                 job.answer(job, _PENDING if known is None else known)
                 return
             self._records.running.add(job.idempotency_key)
+        if self._meter is not None:
+            self._found[job] = self._meter.begin()
         lane = self._lanes[0] if self._partition is None else self._lane(self._partition(job.errand.key))
         if lane.busy < self.workers:
             self._start(job, lane, now)
@@ -193,6 +205,12 @@ class Server:
         self._inside -= 1
         self._stayed += now
 
+    def _end(self, job: Job, now: float, *, failed: bool = False) -> None:
+        """Measure a call that is over. Of one that came before anybody asked, nobody knows how many it found."""
+        if self._meter is not None:
+            found = self._found.pop(job, None)
+            self._meter.end(found or 0, None if found is None else now - job.arrived, now, failed=failed)
+
     def _lane(self, partition: int) -> _Lane:
         lane = self._lanes.get(partition)
         if lane is None:
@@ -200,7 +218,9 @@ class Server:
         return lane
 
     def _turn_away(self, job: Job) -> None:
-        self._count_out(self._engine.now())
+        now = self._engine.now()
+        self._count_out(now)
+        self._end(job, now, failed=True)
         self._forget_key(job)
         job.answer(job, _OVERLOADED)
 
@@ -238,6 +258,7 @@ class Server:
         now = self._engine.now()
         self._look(now)
         self._count_out(now)
+        self._end(job, now, failed=not reply.ok)
         lane = self._running.pop(job)
         lane.busy -= 1
         self.served += 1
@@ -304,6 +325,8 @@ class Server:
         now = self._engine.now()
         self._look(now)
         jobs = [*self._running, *self._unread]
+        self._meter = None
+        self._found.clear()
         self._running.clear()
         self._unread.clear()
         self._unsaid.clear()

@@ -30,6 +30,23 @@ def test_who_looks_at_load_or_latency_avoids_those_who_are_slow_for_a_while():
     assert antagonists("default")["success"] > 0.999
 
 
+@pytest.mark.parametrize(("fleet", "seconds"), [(antagonists, 6.0), (pauses, 8.0)])
+def test_who_asks_servers_how_busy_they_are_has_the_shortest_tails(fleet, seconds):
+    asking, guessing = (fleet(policy, duration=seconds) for policy in ("prequal", "least-request"))
+    assert asking["p99"] < 0.6 * guessing["p99"]
+    assert asking["success"] >= guessing["success"]
+
+
+@pytest.mark.parametrize("policy", ["random", "rendezvous", "ring-hash", "maglev"])
+def test_pickers_that_look_at_nothing_share_out_the_calls_and_queue_a_little_longer(policy):
+    usual = healthy("none", duration=4.0)
+    found = healthy(policy, duration=4.0)
+    assert found["success"] == 1
+    assert usual["p99"] * 0.95 < found["p99"] < usual["p99"] * 1.3
+    shares = [found[f"share.app-{number}"] for number in range(10)]
+    assert all(0.07 < share < 0.13 for share in shares)
+
+
 def test_ejections_that_outlast_the_pauses_do_more_harm_than_the_pauses():
     assert pauses("long-ejection")["success.after"] < 0.8 * pauses("none")["success.after"]
     assert pauses("default")["success.after"] > 1.2 * pauses("long-ejection")["success.after"]
@@ -51,6 +68,12 @@ def test_a_deployment_costs_as_many_calls_as_discovery_is_late():
 def test_an_instance_that_is_drained_for_longer_than_discovery_takes_costs_nothing():
     assert deploy("none", drain=4.0)["success"] == 1
     assert deploy("none", drain=4.0)["refused"] == 0
+
+
+@pytest.mark.parametrize("policy", ["random", "prequal", "rendezvous", "ring-hash", "maglev"])
+def test_no_picker_calls_who_has_gone(policy):
+    assert churn(policy, duration=6.0)["astray"] == 0
+    assert churn(policy, duration=6.0)["refused"] > 0
 
 
 def test_nobody_is_called_who_is_known_to_have_gone_but_by_those_who_do_not_listen():
@@ -80,5 +103,6 @@ def test_half_a_fleet_that_can_do_the_work_does_it():
 
 
 def test_on_trio_it_is_so_too():
+    assert antagonists("prequal", backend="trio", duration=4.0)["success"] == 1
     assert churn("default", backend="trio")["astray"] == 0
     assert churn("default", backend="trio")["success"] > 0.995

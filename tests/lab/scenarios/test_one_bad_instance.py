@@ -64,6 +64,9 @@ def test_a_sinkhole_repels_what_counts_failures():
         assert sinkhole(policy)["share.app-0"] < 0.01
         assert sinkhole(policy)["success"] > 0.99
     assert sinkhole("default")["success"] == 1
+    for policy in ("prequal", "prequal-ejection"):  # who fails at once has nothing in flight
+        assert sinkhole(policy, duration=15.0)["share.app-0"] < 0.01
+        assert sinkhole(policy, duration=15.0)["success"] > 0.99
 
 
 def test_on_trio_it_is_the_same():

@@ -232,3 +232,38 @@ async def test_a_health_check_is_answered_beside_the_calls():
             wire.server.die()
             assert await check(wire) == "refused"
             tasks.cancel_scope.cancel()
+
+
+async def asked(wire, patience=100.0):
+    """What comes of a probe, and after how many seconds."""
+    began = wire.engine.now()
+    what: object = "nothing"
+    with anyio.move_on_after(patience):
+        try:
+            what = (await wire.network.probe(wire.server)).in_flight
+        except OSError as error:
+            what = type(error).__name__
+    return what, wire.engine.now() - began
+
+
+@in_virtual_time
+async def test_a_probe_takes_the_way_there_and_back_and_no_work():
+    async with open_wire() as wire:
+        assert await asked(wire) == (0, 0.0)
+    async with open_wire(latency=Constant(0.25)) as wire:
+        assert await asked(wire) == (0, 0.5)
+
+
+@in_virtual_time
+async def test_a_probe_of_who_is_down_fails_and_of_who_does_not_answer_is_lost():
+    async with open_wire(zone="a") as wire:
+        wire.server.stop()
+        assert await asked(wire, patience=3.0) == ("nothing", 3.0)
+        wire.server.go_on()
+        wire.server.answers = False
+        assert await asked(wire, patience=3.0) == ("nothing", 3.0)
+        wire.server.answers = True
+        wire.network.cut.add("a")
+        assert await asked(wire, patience=3.0) == ("nothing", 3.0)
+        wire.server.die()
+        assert await asked(wire) == ("ConnectionRefusedError", 0.0)

@@ -6,6 +6,7 @@ import heapq
 import math
 from typing import Any
 
+import anyio
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
@@ -432,3 +433,52 @@ async def test_whoever_wants_to_know_is_told_when_it_can_be_reached_and_when_not
         desk.server.reachable = True
         desk.server.reachable = True
         assert told == [False, True]
+
+
+# -- what it says of itself -----------------------------------------------------------------------------------------
+
+
+@in_virtual_time
+async def test_it_tells_how_many_are_there_and_how_long_it_took_those_that_found_so_many():
+    async with open_desk(workers=1) as desk:
+        assert desk.server.report().latency is None
+        for number in range(3):
+            desk.send(number)
+        await anyio.sleep(0.5)
+        assert desk.server.report().in_flight == 3
+        await anyio.sleep(9.5)
+        idle = desk.server.report()
+        assert (idle.in_flight, idle.latency) == (0, 1.0)  # the first one found nobody; the others waited
+        desk.send(3, at=10.0)
+        desk.send(4, at=10.0)
+        await anyio.sleep(0.5)
+        assert desk.server.report().latency == 3.0  # of the one that found two
+        assert desk.server.report().application_utilization == 1.0
+
+
+@in_virtual_time
+async def test_it_counts_those_that_were_there_before_anybody_asked_and_forgets_all_when_it_dies():
+    async with open_desk(workers=1, queue=lambda: Fifo(limit=1)) as desk:
+        for number in range(3):  # the last one is turned away
+            desk.send(number)
+        await anyio.sleep(0.5)
+        assert desk.server.report().in_flight == 2
+        desk.send(3, at=0.6)
+        await anyio.sleep(0.5)  # the first one is done, and that one waits
+        assert desk.server.report().in_flight == 2
+        desk.server.die()
+        assert desk.server.report().in_flight == 0
+        assert desk.server.report().latency is None
+
+
+@in_virtual_time
+async def test_what_fails_and_what_is_refused_are_no_latencies():
+    async with open_desk(workers=1, queue=lambda: Fifo(limit=1)) as desk:
+        desk.server.report()
+        for number in range(4):
+            desk.send(number)
+        await anyio.sleep(0.5)
+        load = desk.server.report()
+        assert load.in_flight == 2
+        assert load.eps == load.rps
+        assert load.latency is None

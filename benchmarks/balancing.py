@@ -1,0 +1,258 @@
+"""What the choice of an instance costs: every picker, with 10, 1,000 and 10,000 instances, and changes of the set.
+
+    make bench                                                 # the table
+    python -m benchmarks.balancing --only PeakEwma,Prequal     # some of it
+    python -m benchmarks.balancing --check                     # and fail where a goal is missed
+
+A figure is the 10th percentile of many short slices (see `measuring.py`). A pick is `Balancer.pick` and `settle`, one
+after the other, without an event loop; pickers with a key get one of a thousand, `WeightedRoundRobin` also takes a
+report, and `Prequal` also the three answers that come in for each call.
+
+A result file holds the header (`schema`, `date`, `machine`, `versions`), the `seconds` of measuring, and
+
+`picks`
+    `picker`, `instances`, `us`: of a pick.
+`changes`
+    `change`, `picker`, `instances`, `ms`: a whole `snapshot` for a new balancer; a `diff`, by which one instance is
+    replaced; and the `table` that is made at the first pick after that.
+`goals`
+    `goal`, `at_most`, `figure`, `met`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from itertools import cycle
+from time import perf_counter
+
+from benchmarks.measuring import Slice, interleave, percentile
+from benchmarks.reporting import Verdict, begin, finish, options, table
+from resilient import Instance, Snapshot
+from resilient import Verdict as Outcome
+from resilient.balancing import (
+    Balancer,
+    LeastRequest,
+    Load,
+    Maglev,
+    PeakEwma,
+    Picker,
+    Prequal,
+    Random,
+    Rendezvous,
+    RingHash,
+    RoundRobin,
+    WeightedRoundRobin,
+)
+from resilient.call import Call
+
+__all__ = ["main"]
+
+SIZES = (10, 1_000, 10_000)
+_CHANCE = random.Random(0).random
+_LOAD = Load(in_flight=2, latency=0.01, rps=100.0, application_utilization=0.5)
+_REPETITIONS = 5
+
+
+def _key(call: Call) -> str:
+    return call.name
+
+
+PICKERS: dict[str, Picker] = {
+    "Random": Random(),
+    "RoundRobin": RoundRobin(),
+    "LeastRequest": LeastRequest(),
+    "PeakEwma": PeakEwma(),
+    "WeightedRoundRobin": WeightedRoundRobin(),
+    "Prequal": Prequal(),
+    "RingHash": RingHash(_key),
+    "Maglev": Maglev(_key),
+    "Rendezvous": Rendezvous(_key),
+}
+CONSTANT = ("Random", "RoundRobin", "LeastRequest", "PeakEwma")
+"""Those that are to cost next to nothing, and hardly more with many instances than with few."""
+_AT_MOST_US = 1.5
+_AT_MOST_GROWTH = 2.0
+_SNAPSHOT_MS = 50.0
+_DIFF_MS = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class Pick:
+    """What a pick costs."""
+
+    picker: str
+    instances: int
+    us: float
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What a change of the instances costs."""
+
+    change: str
+    picker: str
+    instances: int
+    ms: float
+
+
+def fleet(count: int) -> Snapshot:
+    """So many instances."""
+    return Snapshot(version=1, instances=tuple(_instance(number) for number in range(count)))
+
+
+def _instance(number: int) -> Instance:
+    return Instance(id=f"10.{number >> 16}.{number >> 8 & 255}.{number & 255}:8080", host="h", port=80)
+
+
+def replaced(snapshot: Snapshot) -> Snapshot:
+    """The same, but for one that has left and another one that has come."""
+    others = snapshot.instances[1:]
+    return Snapshot(version=snapshot.version + 1, instances=(*others, _instance(len(others) + 1)))
+
+
+def balancing(picker: str, snapshot: Snapshot) -> Balancer:
+    """A new balancer, as a service has one."""
+    balancer = Balancer(PICKERS[picker])
+    balancer.apply(snapshot, 0.0, _CHANCE)
+    return balancer
+
+
+def picking(picker: str, snapshot: Snapshot) -> Slice:
+    """Picks and settles, again and again."""
+    balancer = balancing(picker, snapshot)
+    pick, settle, chance, good = balancer.pick, balancer.settle, _CHANCE, Outcome.OK
+    keys = cycle([f"user-{number}" for number in range(1000)]) if balancer.key is not None else cycle([None])
+    now = 1.0
+
+    async def plain(calls: int) -> None:
+        nonlocal now
+        for _, key in zip(range(calls), keys, strict=False):
+            now += 0.001
+            settle(pick(now, chance, None, key), good, 0.01, now, chance)
+
+    async def reporting(calls: int) -> None:
+        nonlocal now
+        for _ in range(calls):
+            now += 0.001
+            picked = pick(now, chance)
+            balancer.report(picked.instance, _LOAD, now)
+            settle(picked, good, 0.01, now, chance)
+
+    async def probing(calls: int) -> None:
+        nonlocal now
+        for _ in range(calls):
+            now += 0.001
+            picked = pick(now, chance)
+            for instance in balancer.probes(chance):
+                balancer.answered(instance, _LOAD, now, chance)
+            settle(picked, good, 0.01, now, chance)
+
+    if balancer.wants_reports:
+        return reporting
+    return plain if balancer.probing is None else probing
+
+
+def measure_picks(pickers: Sequence[str], seconds: float) -> list[Pick]:
+    """All of them in turn."""
+    subjects = {(picker, size): picking(picker, fleet(size)) for size in SIZES for picker in pickers}
+    samples = asyncio.run(
+        interleave({f"{picker} {size}": run for (picker, size), run in subjects.items()}, seconds=seconds)
+    )
+    return [
+        Pick(picker, size, round(percentile(samples[f"{picker} {size}"], 10) / 1000, 3)) for picker, size in subjects
+    ]
+
+
+def _milliseconds(step: Callable[..., object], *arguments: object) -> float:
+    started = perf_counter()
+    step(*arguments)
+    return (perf_counter() - started) * 1000
+
+
+def measure_changes(pickers: Sequence[str]) -> list[Change]:
+    """The least of some times each, since whatever disturbs the machine only adds to it."""
+    changes = []
+    for size in SIZES:
+        before = fleet(size)
+        after = replaced(before)
+        for picker in pickers:
+            figures: dict[str, list[float]] = {"snapshot": [], "diff": [], "table": []}
+            for _ in range(_REPETITIONS):
+                balancer = Balancer(PICKERS[picker])
+                figures["snapshot"].append(_milliseconds(balancer.apply, before, 0.0, _CHANCE))
+                first_pick(balancer, 0.0)
+                figures["diff"].append(_milliseconds(balancer.apply, after, 1.0, _CHANCE))
+                figures["table"].append(_milliseconds(first_pick, balancer, 1.0))
+            changes += [Change(change, picker, size, round(min(values), 3)) for change, values in figures.items()]
+    return changes
+
+
+def first_pick(balancer: Balancer, now: float) -> None:
+    """A pick, which makes what was not made before."""
+    balancer.settle(balancer.pick(now, _CHANCE, None, "key"), Outcome.OK, 0.01, now, _CHANCE)
+
+
+def judge(picks: Sequence[Pick], changes: Sequence[Change]) -> list[Verdict]:
+    """Compare with the goals, as far as their subjects were measured."""
+    us = {(pick.picker, pick.instances): pick.us for pick in picks}
+    fewest, most = SIZES[0], SIZES[-1]
+    verdicts = []
+    for picker in CONSTANT:
+        if (picker, fewest) in us:
+            cost, growth = us[picker, fewest], us[picker, most] / us[picker, fewest]
+            verdicts.append(Verdict(f"{picker}, us with {fewest:,}", _AT_MOST_US, cost, cost <= _AT_MOST_US))
+            words = f"{picker}, {most:,} / {fewest:,}"
+            verdicts.append(Verdict(words, _AT_MOST_GROWTH, round(growth, 3), growth <= _AT_MOST_GROWTH))
+    for change, limit in (("snapshot", _SNAPSHOT_MS), ("diff", _DIFF_MS)):
+        taken = [one.ms for one in changes if one.change == change and one.instances == most]
+        if taken:
+            worst = max(taken)
+            verdicts.append(Verdict(f"{change} of {most:,}, ms, the slowest picker", limit, worst, worst <= limit))
+    return verdicts
+
+
+def _in_words(picks: Sequence[Pick], changes: Sequence[Change], *, markdown: bool) -> str:
+    us = {(pick.picker, pick.instances): pick.us for pick in picks}
+    ms = {(one.picker, one.change, one.instances): one.ms for one in changes}
+    pickers = list(dict.fromkeys(pick.picker for pick in picks))
+    columns = ["pick and settle, us", *(f"{size:,}" for size in SIZES)]
+    kinds = ("snapshot", "diff", "table")
+    columns += [f"{kind} of {SIZES[-1]:,}, ms" for kind in kinds] + [f"table of {SIZES[0]}, ms"]
+    rows = [
+        (
+            picker,
+            *(f"{us[picker, size]:,.2f}" for size in SIZES),
+            *(f"{ms[picker, kind, SIZES[-1]]:,.2f}" for kind in kinds),
+            f"{ms[picker, 'table', SIZES[0]]:,.2f}",
+        )
+        for picker in pickers
+    ]
+    return table(columns, rows, markdown=markdown)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure and print; return the exit code."""
+    parser = options("Measure what the choice of an instance costs.", seconds=30.0)
+    parser.add_argument("--only", metavar="NAMES", help="of pickers, separated by commas")
+    given = parser.parse_args(arguments)
+    chosen = list(PICKERS) if given.only is None else given.only.split(",")
+    unknown = sorted(set(chosen) - set(PICKERS))
+    if unknown:
+        parser.error(f"--only {','.join(unknown)}: one of {', '.join(PICKERS)}")
+    head = begin(parser, ())
+    picks, changes = measure_picks(chosen, given.seconds), measure_changes(chosen)
+    result = {
+        **head,
+        "seconds": given.seconds,
+        "picks": [asdict(pick) for pick in picks],
+        "changes": [asdict(change) for change in changes],
+    }
+    return finish(given, result, _in_words(picks, changes, markdown=given.markdown), judge(picks, changes))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
