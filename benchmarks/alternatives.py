@@ -13,7 +13,7 @@ from resilient.lab.stacks import Stack
 from resilient.policies.adaptive_throttle import AdaptiveThrottle
 from resilient.policies.circuit_breaker import CircuitBreaker
 from resilient.policies.retry import Backoff, Retry, RetryBudget
-from resilient.service import default_policies
+from resilient.stack import default_policies
 
 __all__ = [
     "argument_of",

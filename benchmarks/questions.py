@@ -37,7 +37,8 @@ from resilient.policies.adaptive_throttle import AdaptiveThrottle
 from resilient.policies.hedge import Hedge
 from resilient.policies.honoured import Honoured
 from resilient.policies.retry import Backoff, Retry, RetryBudget
-from resilient.service import Service, default_policies
+from resilient.service import Service
+from resilient.stack import default_policies
 
 __all__ = ["ELSEWHERE", "QUESTIONS", "UNMEASURED", "Play", "Question"]
 

@@ -64,8 +64,9 @@ if TYPE_CHECKING:
     from resilient.policies.retry import Backoff, Retry, RetryBudget
     from resilient.policies.timeout import Timeout
     from resilient.runtime import Runtime
-    from resilient.service import Honoured, Service, default_policies
+    from resilient.service import Honoured, Service
     from resilient.snapshot import Snapshot
+    from resilient.stack import default_policies
     from resilient.verdict import Classifier, Outcome, Verdict, classify_function
 
 __version__ = "0.1.0"
@@ -176,7 +177,7 @@ _HOMES = {
     "Verdict": "resilient.verdict",
     "classify_function": "resilient.verdict",
     "current_call": "resilient.context",
-    "default_policies": "resilient.service",
+    "default_policies": "resilient.stack",
     "detached": "resilient.context",
     "fallback": "resilient.policies.fallback",
     "once": "resilient.idempotency",

@@ -14,8 +14,6 @@ from anyio.from_thread import start_blocking_portal
 
 from resilient.balancing import Balancer, Explanation, Filter, HealthCheck, Load, Picker, Standing
 from resilient.balancing.checking import Checking
-from resilient.balancing.policy import Balance
-from resilient.budget import RetryBudget
 from resilient.call import Call, Policy
 from resilient.context import Options, current_runtime, detached
 from resilient.discovery import Discovery, connect
@@ -25,65 +23,22 @@ from resilient.events import Event, send_event
 from resilient.instance import Instance
 from resilient.machines.outlier import Ejection
 from resilient.pipeline import Pipeline, decorate
-from resilient.policies.adaptive_throttle import AdaptiveThrottle
-from resilient.policies.base import OwnPolicy, Role
-from resilient.policies.hedge import Hedge
 from resilient.policies.honoured import Honoured
-from resilient.policies.retry import Retry
-from resilient.policies.timeout import Timeout
 from resilient.runtime import Runtime
 from resilient.snapshot import Snapshot
+from resilient.stack import budget_of, default_policies, with_balance, with_key
 from resilient.verdict import Classifier
 
-__all__ = ["Honoured", "Service", "default_policies"]
+__all__ = ["Honoured", "Service"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
 Y = TypeVar("Y")
 S = TypeVar("S")
 
-_TOTAL = 10.0
-_ATTEMPT = 2.5
 _STARTUP = 5.0
 _EJECTION = Ejection()
 _LOOK = 0.05
-
-
-def default_policies(
-    *,
-    timeout: float | None = _TOTAL,
-    idempotency: Honoured | None = None,
-    retry: Retry | None = None,
-    hedge: Hedge | None = None,
-    throttle: AdaptiveThrottle | None = None,
-    attempt_timeout: float | None = _ATTEMPT,
-) -> list[Policy]:
-    """Return the stack of policies that a `Service` has by default, outermost first, for editing.
-
-    `timeout` bounds the whole call (10 s), `attempt_timeout` one attempt (2.5 s, so that three attempts and the
-    waits between them fit in). Either may be None. `retry` and `throttle` replace `Retry()` and
-    `AdaptiveThrottle()`; `hedge` is off unless given.
-    """
-    stack: list[Policy | None] = [
-        # The total deadline: everything below must fit in it, the waits between attempts included.
-        None if timeout is None else Timeout(timeout),
-        # The idempotency key: minted once, above everything that repeats the call.
-        idempotency,
-        # Retry, paid from the destination's budget: the only layer that repeats in time.
-        Retry() if retry is None else retry,
-        # Hedge: the only layer that repeats in parallel; below retry, or each slow call would start a second series.
-        hedge,
-        # Adaptive throttle: below retry and hedge, because it counts attempts; above balance, because what it counts
-        # is how the far side as a whole takes them.
-        AdaptiveThrottle() if throttle is None else throttle,
-        # Balance: below everything that repeats, so that each attempt gets an instance of its own; it sees each
-        # attempt's end, and holds each instance's breaker.
-        Balance(),
-        # The attempt's timeout: below balance, so that it is the instance that counts as slow.
-        None if attempt_timeout is None else Timeout(attempt_timeout),
-        # Below all of them the call is sent, within the deadline that the timeouts have lowered.
-    ]
-    return [policy for policy in stack if policy is not None]
 
 
 @final
@@ -169,12 +124,9 @@ class Service:
         if not (health is None or isinstance(health, HealthCheck)):
             raise TypeError(f"health={health!r}: a HealthCheck(...), which says what is asked and how often, or None")
         self.health = health
-        if policies is None:
-            stack = default_policies(idempotency=idempotency)
-        else:
-            stack = _with_key(list(policies), idempotency)
-        self.pipeline = Pipeline(*_with_balance(stack, self.balancer), classify=classify, runtime=runtime)
-        self.budget = _budget_of(self.pipeline.policies)
+        stack = default_policies(idempotency=idempotency) if policies is None else with_key([*policies], idempotency)
+        self.pipeline = Pipeline(*with_balance(stack, self.balancer), classify=classify, runtime=runtime)
+        self.budget = budget_of(self.pipeline.policies)
         self.startup = startup
         self._runtime = runtime
         self._in_use = threading.Lock()  # held while it is open, by whoever opened it
@@ -384,45 +336,3 @@ def _instance_first(call: Call) -> tuple[tuple[Any, ...], dict[str, Any]]:
 def _instance_second(call: Call) -> tuple[tuple[Any, ...], dict[str, Any]]:
     args, kwargs = cast("tuple[tuple[Any, ...], dict[str, Any]]", call.request)
     return (args[0], call.instance, *args[1:]), kwargs
-
-
-def _role(policy: Policy) -> Role | None:
-    return policy.role if isinstance(policy, OwnPolicy) else None
-
-
-def _with_key(stack: list[Policy], idempotency: Honoured | None) -> list[Policy]:
-    """Put the key just outside of what repeats, unless the stack has one."""
-    if idempotency is None or any(_role(policy) is Role.KEY for policy in stack):
-        return stack
-    repeating = (index for index, policy in enumerate(stack) if _role(policy) in {Role.RETRY, Role.HEDGE})
-    stack.insert(next(repeating, 0), idempotency)
-    return stack
-
-
-def _with_balance(stack: list[Policy], balancer: Balancer) -> list[Policy]:
-    """Put the balancer where `Balance()` marks its place, or just outside of the attempt's timeout."""
-    places = [index for index, policy in enumerate(stack) if isinstance(policy, Balance)]
-    if len(places) > 1:
-        raise ValueError("policies: Balance() stands twice; an attempt goes to one instance")
-    if places:
-        marked = stack[places[0]]
-        if isinstance(marked, Balance) and marked.balancer not in {None, balancer}:
-            raise ValueError(f"{marked!r}: it has a balancer of its own; give that to the service: balancer=...")
-        stack[places[0]] = Balance(balancer)
-        return stack
-    inside = len(stack)
-    repeating = max((i for i, policy in enumerate(stack) if _role(policy) in {Role.RETRY, Role.HEDGE}), default=-1)
-    for index in range(inside - 1, repeating, -1):
-        if _role(stack[index]) is Role.TIMEOUT and index > 0:
-            inside = index
-            break
-    stack.insert(inside, Balance(balancer))
-    return stack
-
-
-def _budget_of(policies: Sequence[Policy]) -> RetryBudget | None:
-    """The destination's budget: that of its retries, or one for the hedges alone."""
-    for policy in policies:
-        if isinstance(policy, Retry):
-            return policy.budget
-    return RetryBudget() if any(isinstance(policy, Hedge) for policy in policies) else None

@@ -22,8 +22,9 @@ from resilient.policies.hedge import Hedge
 from resilient.policies.honoured import Honoured
 from resilient.policies.retry import Retry, RetryBudget
 from resilient.policies.timeout import Timeout
-from resilient.service import Service, default_policies
+from resilient.service import Service
 from resilient.snapshot import Snapshot
+from resilient.stack import default_policies
 from resilient.testing import virtual_time
 from resilient.testing.cancellation import for_each_cancellation
 

@@ -11,7 +11,8 @@ from resilient.discovery import Discovery
 from resilient.lab.stacks import Setting, Stack
 from resilient.policies.honoured import Honoured
 from resilient.policies.timeout import Timeout
-from resilient.service import Service, default_policies
+from resilient.service import Service
+from resilient.stack import default_policies
 
 __all__ = ["Pick", "by_name", "changed", "prequal", "single"]
 

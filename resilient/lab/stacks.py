@@ -29,7 +29,8 @@ from resilient.pipeline import Pipeline
 from resilient.policies.honoured import Honoured
 from resilient.policies.retry import Backoff, Retry
 from resilient.policies.timeout import Timeout
-from resilient.service import Service, default_policies
+from resilient.service import Service
+from resilient.stack import default_policies
 
 __all__ = ["Factory", "Maker", "Setting", "Stack", "made_by", "stack"]
 

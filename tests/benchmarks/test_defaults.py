@@ -18,7 +18,8 @@ from resilient.discovery import connect
 from resilient.lab.stacks import Setting, stack
 from resilient.policies.adaptive_throttle import AdaptiveThrottle
 from resilient.policies.retry import Backoff, Retry, RetryBudget
-from resilient.service import Service, default_policies
+from resilient.service import Service
+from resilient.stack import default_policies
 
 NOWHERE = "static://127.0.0.1:1"
 PARTS: tuple[Callable[..., object], ...] = (

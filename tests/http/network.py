@@ -14,7 +14,8 @@ from resilient.http import Route, Transport
 from resilient.instance import Instance
 from resilient.policies.honoured import Honoured
 from resilient.policies.retry import Retry
-from resilient.service import Service, default_policies
+from resilient.service import Service
+from resilient.stack import default_policies
 
 
 class Network:

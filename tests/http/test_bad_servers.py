@@ -15,7 +15,8 @@ from resilient.http import PipelineTransport, Transport, client, sync_client
 from resilient.pipeline import Pipeline
 from resilient.policies.retry import Retry
 from resilient.policies.timeout import Timeout
-from resilient.service import Service, default_policies
+from resilient.service import Service
+from resilient.stack import default_policies
 from tests.http.network import settled
 from tests.http.sockets import HEAD, OK, Full, Peer, RawServer, answering
 

@@ -16,8 +16,9 @@ from resilient.policies.bulkhead import Bulkhead
 from resilient.policies.hedge import Hedge
 from resilient.policies.honoured import Honoured
 from resilient.policies.retry import Retry
-from resilient.service import Service, default_policies
+from resilient.service import Service
 from resilient.snapshot import Snapshot
+from resilient.stack import default_policies
 from resilient.testing.cancellation import for_each_cancellation
 from tests.http.network import connected
 

@@ -20,8 +20,9 @@ from resilient.http.package import package_of
 from resilient.instance import Instance
 from resilient.policies.honoured import Honoured
 from resilient.policies.retry import Retry
-from resilient.service import Service, default_policies
+from resilient.service import Service
 from resilient.snapshot import Snapshot
+from resilient.stack import default_policies
 from resilient.testing import virtual_time
 from tests.http.network import Network, connected, settled
 

@@ -18,7 +18,8 @@ from resilient.pipeline import Pipeline
 from resilient.policies.hedge import Hedge
 from resilient.policies.honoured import Honoured
 from resilient.policies.retry import Retry
-from resilient.service import Service, default_policies
+from resilient.service import Service
+from resilient.stack import default_policies
 from resilient.testing import virtual_time
 from tests.http.network import Network, settled
 

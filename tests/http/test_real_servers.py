@@ -25,8 +25,9 @@ from resilient.errors import DeadlineExceeded
 from resilient.http import Transport, client, sync_client
 from resilient.http.body import Body
 from resilient.instance import Instance
-from resilient.service import Service, default_policies
+from resilient.service import Service
 from resilient.snapshot import Snapshot
+from resilient.stack import default_policies
 from tests.http.network import connected
 
 SERVER = Path(__file__).parent / "server.py"

@@ -20,7 +20,8 @@ from resilient.policies.hedge import Hedge
 from resilient.policies.honoured import Honoured
 from resilient.policies.retry import Retry
 from resilient.policies.timeout import Timeout
-from resilient.service import Service, default_policies
+from resilient.service import Service
+from resilient.stack import default_policies
 from resilient.testing import virtual_time
 from tests.http.network import Network, settled
 

@@ -22,7 +22,7 @@ from resilient.lab.contenders import by_name, changed, prequal, single
 from resilient.lab.stacks import Setting
 from resilient.policies.retry import Retry
 from resilient.policies.timeout import Timeout
-from resilient.service import default_policies
+from resilient.stack import default_policies
 
 SETTING = Setting(name="orders", timeout=4.0, attempt_timeout=1.0)
 

@@ -21,7 +21,8 @@ from resilient.http.client import client
 from resilient.lab.demo.script import ATTEMPTS, Settings
 from resilient.lab.load import Request, current_request
 from resilient.runtime import Runtime
-from resilient.service import Honoured, Service, default_policies
+from resilient.service import Honoured, Service
+from resilient.stack import default_policies
 
 __all__ = ["CALLERS", "Caller", "Kind", "Send", "plain", "through_resilient"]
 

@@ -15,7 +15,7 @@ from resilient.lab.stacks import Setting, Stack, made_by
 from resilient.lab.world.service_times import Lognormal
 from resilient.policies.rate_limit import RateLimit
 from resilient.policies.retry import Retry
-from resilient.service import default_policies
+from resilient.stack import default_policies
 
 if TYPE_CHECKING:
     from resilient.lab.simulation.world import World
