@@ -54,9 +54,8 @@ bench: $(BENCH)/.bench ## Measure the overhead of a call, ours and our peers', o
 	$(BENCH)/bin/python -m benchmarks.discovery
 	$(BENCH)/bin/python -m benchmarks.balancing
 
-lab: $(VENV)/.dev ## Play every scenario of the lab with ten seeds, and every default; check bands, simulator, golden report
+lab: $(VENV)/.dev ## Play every scenario of the lab with ten seeds; check bands, simulator and golden report
 	$(BIN)/python -m resilient.lab.theory
-	$(BIN)/python -m benchmarks.defaults
 	$(BIN)/python -m benchmarks.lab_suite --page site-lab/report.html
 
 golden: $(VENV)/.dev ## Write the lab's golden report, its catalogue, the check of its simulator and the defaults' tables anew
