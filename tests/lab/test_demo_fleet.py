@@ -186,7 +186,7 @@ def children_of(process: subprocess.Popen[bytes]) -> list[int]:
 @pytest.mark.parametrize("way", [signal.SIGINT, signal.SIGTERM])
 def test_ctrl_c_leaves_no_process_and_no_file_behind(demo, tmp_path, way):
     children = children_of(demo)
-    assert len(children) == 2  # of three, one was killed
+    assert len(children) in {2, 3}  # one of three is killed about now
     os.kill(children[0], signal.SIGSTOP)
     demo.send_signal(way)
     assert demo.wait(30) == 128 + way
@@ -197,7 +197,7 @@ def test_ctrl_c_leaves_no_process_and_no_file_behind(demo, tmp_path, way):
 
 def test_nothing_runs_on_when_the_demo_itself_is_killed(demo):
     children = children_of(demo)
-    assert len(children) == 2
+    assert len(children) in {2, 3}
     os.kill(children[0], signal.SIGSTOP)
     wait_until(lambda: state_of(children[0]) == "T")
     demo.kill()
