@@ -133,7 +133,7 @@ def _section(name: str, text: str) -> str:
 def _page(head: Mapping[str, Any], questions: Sequence[Question], played: Mapping[Job, Run], seeds: int) -> str:
     count = f"{seeds} seed" if seeds == 1 else f"{seeds} seeds"
     header = f"{in_words(head)} {count}. Means over the seeds (of recovery the median) with 95 % intervals."
-    unmeasured = table(("setting", "why"), [(f"`{name}`", why) for name, why in UNMEASURED.items()], markdown=True)
+    unmeasured = "\n".join(f"- `{name}`: {why}." for name, why in UNMEASURED.items())
     return "\n\n".join(
         [
             _section("header", header),
