@@ -254,6 +254,20 @@ def test_weights_that_change_by_themselves_make_a_new_table_once_a_second(make) 
     assert Counter(places(picking, members, now=1.0))["a"] > 0.4 * len(KEYS)
 
 
+def test_a_weight_that_is_back_before_anybody_asked_makes_no_new_table() -> None:
+    members = (Stub("a", 0.1), Stub("b"))
+    picking = small_maglev()
+    picking.update(members, 0.0, Random(0).random)
+    places(picking, members)
+    table = picking._table
+    members[0].weight = 1.0
+    picking.update(members, 5.0, Random(0).random)
+    members[0].weight = 0.1
+    picking.update(members, 6.0, Random(0).random)
+    places(picking, members, now=9.0)
+    assert picking._table is table
+
+
 @pytest.mark.parametrize("make", [ring, maglev])
 def test_who_comes_is_in_the_table_at_once(make) -> None:
     members = stubs(3)
