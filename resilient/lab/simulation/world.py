@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from contextlib import AsyncExitStack
 from functools import partial
 from itertools import takewhile
@@ -32,7 +32,7 @@ from resilient.lab.world.server import Handler, Server
 from resilient.policies.adaptive_throttle import AdaptiveThrottle
 from resilient.policies.circuit_breaker import CircuitBreaker
 
-__all__ = ["World"]
+__all__ = ["World", "fairness"]
 
 _MAX_IN_FLIGHT = 100_000
 _TOLERANCE = 1e-6
@@ -285,8 +285,9 @@ class World:
             found["duplicates"] = sum(times - 1 for times in self.effects.values())
         sent_to = self._last.sent_to
         if 1 < len(sent_to) <= _SHARES:
-            for name, sent in sorted(sent_to.items()):
-                found[f"share.{name}"] = sent / self._last.sent
+            shares = {name: sent / self._last.sent for name, sent in sorted(sent_to.items())}
+            found["fairness"] = fairness(shares.values())
+            found.update({f"share.{name}": share for name, share in shares.items()})
         found.update(self.extra)
         if self.scenario.measure is not None:
             found.update(self.scenario.measure(self))
@@ -311,6 +312,14 @@ class World:
     def all_series(self) -> dict[str, list[Number]]:
         """The same over time, one value a second."""
         return self.recording.series() | self.series
+
+
+def fairness(shares: Collection[float]) -> float:
+    """Jain's index of shares that are not all 0: 1 where they are equal, `1 / n` where one of `n` has all.
+
+    Jain, Chiu, Hawe: *A Quantitative Measure of Fairness* (1984).
+    """
+    return math.fsum(shares) ** 2 / (len(shares) * math.fsum(share * share for share in shares))
 
 
 async def _onward(caller: Calling, errand: Errand) -> Reply:

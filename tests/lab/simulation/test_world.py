@@ -12,6 +12,7 @@ from resilient.lab.arrivals import constant, poisson
 from resilient.lab.faults import BlackHole, Crash, Fail, Fault, Stop
 from resilient.lab.scenario import OpenLoop, Scenario, Tier
 from resilient.lab.simulation.run import run
+from resilient.lab.simulation.world import fairness
 from resilient.lab.stacks import Stack, made_by
 from resilient.lab.world.chance import Chance
 from resilient.lab.world.job import Job
@@ -168,6 +169,14 @@ def test_what_policies_reject_is_seen_and_how_far_the_throttle_is_open(backend):
 def test_shares_of_the_attempts_add_up():
     metrics = metrics_of(world())
     assert [metrics[f"share.it-{place}"] for place in range(4)] == [0.25] * 4
+    assert metrics["fairness"] == 1.0
+
+
+def test_fairness_is_jains_index():
+    assert fairness([0.5, 0.5]) == 1.0
+    assert fairness([1.0, 0.0, 0.0, 0.0]) == 0.25
+    assert fairness([0.75, 0.25]) == pytest.approx(0.8)
+    assert "fairness" not in metrics_of(world(tier={"instances": 1}))
 
 
 # -- tiers ----------------------------------------------------------------------------------------------------------
