@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypedDict, cast, final, get_args
 
-from resilient.backends.kubernetes.network import tidy
+from resilient.backends.network import tidy
 from resilient.discovery.last_good import LastGood, OnEmpty
 from resilient.discovery.location import Location
 

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast, final
 import anyio.to_thread
 
 from resilient.backends.kubernetes.access import Access
-from resilient.backends.kubernetes.network import tidy
 from resilient.backends.listwatch import Expired, SourceFailed
+from resilient.backends.network import tidy
 
 if TYPE_CHECKING:
     import httpx
