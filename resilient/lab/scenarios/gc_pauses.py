@@ -74,7 +74,7 @@ def scenario(
                 why="who stands still answers no probe, and is out of the pool in a second at most",
             ),
             Band(policy="prequal", metric="success.after", low=0.99),
-            Band(policy="default", metric="success.after", low=0.8),
+            Band(policy="default", metric="success.after", low=0.85),
             Band(
                 policy="long-ejection",
                 metric="success.after",
