@@ -125,12 +125,24 @@ def test_an_instance_that_ends_by_itself_is_reported_with_its_last_words(tmp_pat
         with Fleet(tmp_path, seed=1) as fleet:
             await fleet.start("orders-1")
             os.kill(pid_of(fleet, "orders-1"), signal.SIGKILL)
-            wait_until(lambda: not alive(pid_of(fleet, "orders-1")))
+            os.waitid(os.P_PID, pid_of(fleet, "orders-1"), os.WEXITED | os.WNOWAIT)  # noqa: ASYNC222
             (tmp_path / "orders-1.log").write_text("Traceback: something broke")
             with pytest.raises(FleetError, match="orders-1: ended by itself\nTraceback: something broke"):
                 await fleet.leave()
             with pytest.raises(FleetError, match="orders-1: ended by itself"):
                 fleet.do("slow", "orders-1")
+
+    anyio.run(main)
+
+
+def test_an_end_that_the_kernel_shows_only_later_is_reported_too(tmp_path, monkeypatch):
+    async def main() -> None:
+        with Fleet(tmp_path, seed=1) as fleet:
+            await fleet.start("orders-1")
+            os.kill(pid_of(fleet, "orders-1"), signal.SIGKILL)
+            monkeypatch.setattr(Fleet, "_check", lambda fleet, names: None)  # it is asked too early
+            with pytest.raises(FleetError, match="orders-1: ended by itself"):
+                await fleet.leave()
 
     anyio.run(main)
 

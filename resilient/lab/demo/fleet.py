@@ -110,6 +110,8 @@ class Fleet:
         stayed = [name for name, process in remaining.items() if process.poll() is None]
         if stayed:
             raise FleetError(f"{', '.join(stayed)}: still running {_LEAVE:g} s after the end{self._said(*stayed)}")
+        # The kernel shows a process's end some time after the fact: while one of its threads has still to go.
+        self._report_gone([name for name, process in remaining.items() if process.returncode])
 
     def _spawn(self, name: str) -> None:
         with (self._folder / f"{name}.log").open("wb") as log:
@@ -134,9 +136,11 @@ class Fleet:
             raise FleetError(f"{name}: ended by itself{self._said(name)}") from None
 
     def _check(self, names: set[str]) -> None:
-        gone = [name for name in sorted(names - self._killed) if self._processes[name].poll() is not None]
-        if gone:
-            raise FleetError(f"{', '.join(gone)}: ended by itself{self._said(*gone)}")
+        self._report_gone([name for name in sorted(names - self._killed) if self._processes[name].poll() is not None])
+
+    def _report_gone(self, names: list[str]) -> None:
+        if names:
+            raise FleetError(f"{', '.join(names)}: ended by itself{self._said(*names)}")
 
     def _said(self, *names: str) -> str:
         said = ((self._folder / f"{name}.log").read_text(errors="replace")[-_LAST_WORDS:].strip() for name in names)
