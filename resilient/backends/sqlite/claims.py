@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, TypeVar, final
 
 from resilient.backends.faces import ThreadedStore
-from resilient.backends.sqlite_database import Connection, Database, EffectConnection
+from resilient.backends.sqlite.database import Connection, Database, EffectConnection
 from resilient.backends.store import STARTED, Answer, Mode, Record, Run, Stats
 
 __all__ = ["BlockingSQLiteStore", "SQLiteStore"]
