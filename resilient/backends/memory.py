@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Literal, NoReturn, final
 
 from resilient.backends.faces import DirectStore
+from resilient.backends.intents import BlockingIntentStore
 from resilient.backends.store import STARTED, Answer, Mode, Record, Run, Stats
 from resilient.context import current_runtime
 from resilient.errors import StoreUnavailable
@@ -83,6 +84,7 @@ class BlockingMemoryStore:
         self._dues: list[tuple[float, tuple[str, str]]] = []
         """A heap of when to look at which row; it may have become due later since."""
         self._last_fence = 0
+        self._intents: BlockingIntentStore | None = None
 
     def begin(
         self, scope: str, key: str, fingerprint: bytes, *, owner: str, lease: float, ttl: float, takeover: bool = True
@@ -188,6 +190,15 @@ class BlockingMemoryStore:
 
     def close(self) -> None:
         """There is nothing to give back; the records stay."""
+
+    def intents(self) -> BlockingIntentStore:
+        """Intents beside the claims: as many, in the same memory, and the same ones each time."""
+        from resilient.backends.memory_intents import BlockingMemoryIntents
+
+        with self._lock:
+            if self._intents is None:
+                self._intents = BlockingMemoryIntents(self._now, max_records=self._max_records)
+            return self._intents
 
     def __repr__(self) -> str:
         return f"MemoryStore(max_records={self._max_records})"

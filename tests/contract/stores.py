@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from resilient.backends.faces import ThreadedStore
-from resilient.backends.memory import MemoryStore
+from resilient.backends.intents import BlockingIntentStore
+from resilient.backends.memory import BlockingMemoryStore, MemoryStore
 from resilient.backends.sqlite import BlockingSQLiteStore
 from resilient.backends.store import Store
 from resilient.runtime import Runtime
@@ -60,4 +61,24 @@ def sqlite_shelf(folder: Path) -> Shelf:
     return Shelf(lambda: ThreadedStore(clocked_sqlite(folder / "claims.db", clock.now), threads=4), clock)
 
 
+@dataclass
+class IntentShelf:
+    """A store of intents. `make` opens the same ones again, as another process would."""
+
+    make: Callable[[], BlockingIntentStore]
+    clock: Clock
+
+
+def memory_intents(_folder: Path) -> IntentShelf:
+    clock = Clock()
+    store = BlockingMemoryStore(runtime=Runtime(now=clock.now, wall=clock.now))
+    return IntentShelf(store.intents, clock)
+
+
+def sqlite_intents(folder: Path) -> IntentShelf:
+    clock = Clock()
+    return IntentShelf(clocked_sqlite(folder / "intents.db", clock.now).intents, clock)
+
+
+INTENT_SHELVES: dict[str, Callable[[Path], IntentShelf]] = {"memory": memory_intents, "sqlite": sqlite_intents}
 SHELVES: dict[str, Callable[[Path], Shelf]] = {"memory": memory_shelf, "sqlite": sqlite_shelf}

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, TypeVar, final
 
 from resilient.backends.faces import ThreadedStore
+from resilient.backends.intents import BlockingIntentStore
 from resilient.backends.sqlite.database import Connection, Database, EffectConnection
 from resilient.backends.store import STARTED, Answer, Mode, Record, Run, Stats
 
@@ -237,6 +238,12 @@ class BlockingSQLiteStore:
     def close(self) -> None:
         """Close the connections; the store opens new ones when it is used again."""
         self.database.close()
+
+    def intents(self) -> BlockingIntentStore:
+        """Intents in the same file."""
+        from resilient.backends.sqlite.intents import BlockingSQLiteIntents
+
+        return BlockingSQLiteIntents(self.database, self.clock)
 
     def __repr__(self) -> str:
         return f"SQLiteStore({str(self.database.path)!r})"

@@ -161,6 +161,16 @@ class Database:
         self.start_over()
         _databases.add(self)
 
+    def sibling(self, *, tables: str, migrations: Sequence[Sequence[str]]) -> Database:
+        """Another set of tables in the same file, with the same settings."""
+        return Database(
+            self.path,
+            tables=tables,
+            migrations=migrations,
+            busy_timeout=self._busy_timeout,
+            on_connect=self._on_connect,
+        )
+
     def start_over(self) -> None:
         """Forget all connections: at the beginning, and in a forked child."""
         self._writing = _write_locks.setdefault(self.path, threading.Lock())
