@@ -16,6 +16,7 @@ __all__ = [
     "CircuitHalfOpened",
     "CircuitIsolated",
     "CircuitOpened",
+    "DeliveryFailed",
     "Event",
     "HedgeStarted",
     "InstanceEjected",
@@ -23,6 +24,7 @@ __all__ = [
     "InstancePicked",
     "InstanceRestored",
     "InstanceUnhealthy",
+    "MessageParked",
     "RetriesExhausted",
     "RetryScheduled",
     "SnapshotApplied",
@@ -148,6 +150,25 @@ class SnapshotStale(Event):
     """Discovery fails; the last good snapshot stays in force."""
 
     error: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeliveryFailed(Event):
+    """Attempt `attempt` to deliver a message of an outbox failed; the next one is due after `delay` seconds."""
+
+    key: str
+    attempt: int
+    delay: float
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MessageParked(Event):
+    """A message of an outbox or an inbox is not tried any more until somebody has looked into it."""
+
+    key: str
+    attempt: int
+    reason: str
 
 
 def send_event(emit: Callable[[Event], None], event: Event) -> None:

@@ -15,6 +15,7 @@ from typing import Any, ClassVar, TypeVar, final
 
 from resilient.backends.faces import ThreadedStore
 from resilient.backends.intents import BlockingIntentStore
+from resilient.backends.outbox import BlockingOutbox
 from resilient.backends.sqlite.database import Connection, Database, EffectConnection
 from resilient.backends.store import STARTED, Answer, Mode, Record, Run, Stats
 
@@ -244,6 +245,12 @@ class BlockingSQLiteStore:
         from resilient.backends.sqlite.intents import BlockingSQLiteIntents
 
         return BlockingSQLiteIntents(self.database, self.clock)
+
+    def outbox(self, *, keep: float) -> BlockingOutbox:
+        """Return the outbox of the same file."""
+        from resilient.backends.sqlite.outbox import BlockingSQLiteOutbox
+
+        return BlockingSQLiteOutbox(self.database, self.clock, keep=keep)
 
     def __repr__(self) -> str:
         return f"SQLiteStore({str(self.database.path)!r})"
