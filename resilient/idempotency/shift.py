@@ -176,10 +176,10 @@ class Shift:
 
         try:
             return await self._host.shelter(step, undo)
-        except Exception:
+        except Exception as error:
             if self.until_idle:
                 raise
-            _log.warning("%r: nothing could be claimed", outbox, exc_info=True)
+            _log.warning("%r: nothing could be claimed: %r", outbox, error)
             return None
 
     def _begin(self, group: anyio.abc.TaskGroup, message: Message, asked: float) -> None:
@@ -278,8 +278,8 @@ class Shift:
             # As long as it takes: nobody can claim them while the database fails, and afterwards the fence decides.
             try:
                 mine = await self._host.shelter(lambda: outbox.run_blocking(outbox.blocking.settle, batch))
-            except Exception:  # noqa: BLE001 - stores are anybody's; what they raise is logged
-                _log.warning("%r: outcomes could not be written down", outbox, exc_info=True)
+            except Exception as error:  # noqa: BLE001 - stores are anybody's; what they raise is logged
+                _log.warning("%r: outcomes could not be written down: %r", outbox, error)
                 failures += 1
             if mine is None:
                 await self.runtime.sleep(self._outage(failures))
@@ -302,8 +302,8 @@ class Shift:
             messages = [each.message for each in held]
             try:
                 mine = await outbox.run_blocking(outbox.blocking.renew, messages, lease=lease)
-            except Exception:  # noqa: BLE001 - likewise; the scope of each delivery ends with its lease
-                _log.warning("%r: leases could not be renewed", outbox, exc_info=True)
+            except Exception as error:  # noqa: BLE001 - likewise; the scope of each delivery ends with its lease
+                _log.warning("%r: leases could not be renewed: %r", outbox, error)
                 continue
             for each in held:
                 if each.message.id in mine:
