@@ -12,11 +12,12 @@ from __future__ import annotations
 import inspect
 import re
 import sqlite3
+from collections.abc import Awaitable
 from typing import Any, TypeVar
 
 from resilient.backends.outbox import Plan, Rows, Statement
 
-__all__ = ["is_asynchronous", "perform", "perform_async"]
+__all__ = ["is_asynchronous", "perform", "perform_any", "perform_async"]
 
 T = TypeVar("T")
 
@@ -54,6 +55,11 @@ async def perform_async(connection: Any, plan: Plan[T]) -> T:
     except StopIteration as stop:
         result: T = stop.value
         return result
+
+
+def perform_any(connection: Any, plan: Plan[T]) -> T | Awaitable[T]:
+    """Carry out a plan through a connection of either kind: the result is to be awaited where the connection is."""
+    return perform_async(connection, plan) if is_asynchronous(connection) else perform(connection, plan)
 
 
 def is_asynchronous(connection: Any) -> bool:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, TypeVar, final
 
 from resilient.backends.faces import ThreadedStore
+from resilient.backends.inbox import BlockingInbox
 from resilient.backends.intents import BlockingIntentStore
 from resilient.backends.outbox import BlockingOutbox
 from resilient.backends.sqlite.database import Connection, Database, EffectConnection
@@ -251,6 +252,12 @@ class BlockingSQLiteStore:
         from resilient.backends.sqlite.outbox import BlockingSQLiteOutbox
 
         return BlockingSQLiteOutbox(self.database, self.clock, keep=keep)
+
+    def inbox(self) -> BlockingInbox:
+        """Return the inbox of the same file."""
+        from resilient.backends.sqlite.inbox import BlockingSQLiteInbox
+
+        return BlockingSQLiteInbox(self.database, self.clock)
 
     def __repr__(self) -> str:
         return f"SQLiteStore({str(self.database.path)!r})"

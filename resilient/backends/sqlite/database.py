@@ -175,6 +175,17 @@ class Database:
             on_connect=self._on_connect,
         )
 
+    def check_file(self) -> Plan[None]:
+        """Tell how to find out whether somebody's connection is to this file. Raises `ValueError` if it is not."""
+        databases = yield Statement("PRAGMA database_list")
+        path = next((str(row[2]) for row in databases.rows if row[1] == "main"), "")
+        # By what the system knows of it: there may be links, or the folder may have been moved.
+        if not path or (Path(path) != self.path and not (self.path.exists() and self.path.samefile(path))):
+            raise ValueError(
+                f"connection: it is to {path or 'a database in memory'!r}, and the {self._tables} are in "
+                f"{str(self.path)!r}: what is written there is not committed together with what is written here"
+            )
+
     def prepare_through(self) -> Plan[None]:
         """Tell how to make the tables through somebody's connection, in their transaction."""
         yield Statement(_SCHEMA)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, final
 
 from resilient.backends.outbox import (
@@ -90,7 +89,7 @@ class BlockingSQLiteOutbox:
 
     def add(self, draft: Draft) -> Plan[bool]:
         """Tell how to add a message."""
-        yield from self._check_file()
+        yield from self._database.check_file()
         yield from self._database.prepare_through()
         names: dict[str, object] = {"topic": draft.topic, "key": draft.key}
         others = {"payload": draft.payload, "group": draft.group, "headers": json.dumps(dict(draft.headers))}
@@ -180,17 +179,6 @@ class BlockingSQLiteOutbox:
 
     def __repr__(self) -> str:
         return f"SQLiteOutbox({str(self._database.path)!r})"
-
-    def _check_file(self) -> Plan[None]:
-        databases = yield Statement("PRAGMA database_list")
-        path = next((str(row[2]) for row in databases.rows if row[1] == "main"), "")
-        ours = self._database.path
-        # By what the system knows of it: there may be links, or the folder may have been moved.
-        if not path or (Path(path) != ours and not (ours.exists() and ours.samefile(path))):
-            raise ValueError(
-                f"connection: it is to {path or 'a database in memory'!r}, but this outbox is in {str(ours)!r}: what "
-                "is written there is not committed together with what is written here"
-            )
 
     def _sql(self, template: str) -> str:
         return template.format(clock=self._clock)
