@@ -80,15 +80,18 @@ class Processing:
         if receipt is not None:
             return receipt
         letter = self.letter
+        scope = f"inbox {self.consumer}"
         try:
-            begun = await self.terms.begin(self.host, f"inbox {self.consumer}", letter.key, digest([letter.payload]))
+            record = await self.host.face(self.terms.store).lookup(scope, letter.key)
+            begun = await self.terms.begin(self.host, scope, letter.key, digest([letter.payload]))
         except KeyReused as error:
             return await self._park_reuse(error)
         if isinstance(begun, Replay):
             if self.again:
                 await self.ask(self.inbox.clear, self.consumer, letter.key)
             return Receipt.DUPLICATE
-        return await self._run(begun, invoke, known)
+        died = begun.run.takeover and record is not None and record.state == "running" and not record.released
+        return await self._run(begun, invoke, known.attempts, died=died)
 
     def _settled(self, known: Known) -> Receipt | None:
         if self.again:
@@ -105,12 +108,11 @@ class Processing:
             )
         return None
 
-    async def _run(self, execution: Execution, invoke: Invoke, known: Known) -> Receipt:
-        attempt = known.attempts + 1
+    async def _run(self, execution: Execution, invoke: Invoke, failed: int, *, died: bool) -> Receipt:
+        attempt = failed + 1
         failure: Exception | None = None
         try:
-            if execution.run.takeover and not self.again:
-                # Somebody failed, which was counted, or died, which was not: whichever it was, this is one more.
+            if died and not self.again:  # and could not count that
                 attempt = await self.ask(self.inbox.begun, self.consumer, self.letter)
             if attempt > self.most and not self.again:
                 await execution.fail()
