@@ -50,7 +50,7 @@ async def consume(server: str, path: str, moment: str) -> None:
         except NatsTimeoutError:
             continue
         try:
-            receipt = await bill(message.data, key=message.headers["Nats-Msg-Id"])
+            receipt = await bill(message.data, key=(message.headers or {})["Nats-Msg-Id"])
         except InProgress as busy:
             await message.nak(delay=busy.retry_after)
         except ValueError:
