@@ -151,6 +151,7 @@ class Execution:
 
     def __init__(self, terms: Terms, host: Host, store: Store, run: Run, runtime: Runtime, account: Account) -> None:
         self.run = run
+        self.account = account
         self.recovery_point = run.recovery_point
         self.recovery_data = run.recovery_data
         self.lost = False
@@ -159,7 +160,6 @@ class Execution:
         self._host = host
         self._store = store
         self._runtime = runtime
-        self._account = account
         self._transaction: Transaction | None = None
         self._opened_at = 0.0
         self._writing = False
@@ -237,7 +237,7 @@ class Execution:
         if not self.transactional:
             raise RuntimeError(f"mode={self._terms.mode!r}: only transactional mode has a transaction")
         self._check_ready()
-        with self._account.closed_on_failure(self._store):
+        with self.account.closed_on_failure(self._store):
             transaction = await self._store.transaction(self.run)
         if transaction is None:
             self._lose()
@@ -257,7 +257,7 @@ class Execution:
     async def _save(self, point: str, data: bytes | None) -> None:
         async with self._turn:
             self._check_ready()
-            with self._account.closed_on_failure(self._store):
+            with self.account.closed_on_failure(self._store):
                 saved = await self._store.save(self.run, point, data)
             if not saved:
                 self._lose()
@@ -279,12 +279,12 @@ class Execution:
             problem: StoreUnavailable | None = None
             recorded = False
             try:
-                with self._account.closed_on_failure(self._store):
+                with self.account.closed_on_failure(self._store):
                     recorded = await self._record(transaction, result)
             except StoreUnavailable as error:
                 problem = error
             if recorded or (problem is not None and await self._was_recorded()):
-                self._account.tell(ResultRecorded, fence=self.run.fence, kept=kept and result is not None)
+                self.account.tell(ResultRecorded, fence=self.run.fence, kept=kept and result is not None)
                 return
             if transaction is None:
                 if problem is None:
@@ -327,7 +327,7 @@ class Execution:
         await self._quietly(self._give_back)
         if not self.lost:
             free = self.released or self.transactional
-            self._account.tell(ClaimFailed, fence=self.run.fence, released=free)
+            self.account.tell(ClaimFailed, fence=self.run.fence, released=free)
 
     async def _give_back(self) -> None:
         if self.released or self.transactional:
@@ -362,7 +362,7 @@ class Execution:
 
     def _lose(self) -> None:
         self.lost = True
-        self._account.tell(ClaimLost, fence=self.run.fence)
+        self.account.tell(ClaimLost, fence=self.run.fence)
 
     def _end(self) -> None:
         self._ended = True
