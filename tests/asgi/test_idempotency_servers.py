@@ -29,6 +29,7 @@ from starlette.routing import Route
 from resilient.asgi import IdempotencyMiddleware
 from resilient.asgi.types import ASGIApp, Receive, Scope, Send
 from resilient.backends.sqlite import SQLiteStore
+from tests.asgi.large import pass_through
 from tests.asgi.serving import Kind, served
 from tests.idempotency.shop import Shop, insert, whole
 
@@ -342,3 +343,11 @@ def test_trailers_are_replayed_over_http_2(tmp_path: Path, kind: Kind) -> None:
         assert (first[0].get(b"idempotency-replayed"), retry[0][b"idempotency-replayed"]) == (None, b"true")
     with contextlib.closing(sqlite3.connect(tmp_path / "claims.db")) as claims:
         assert claims.execute("SELECT state FROM resilient_claims").fetchall() == [("done",)]
+
+
+def test_a_large_request_costs_the_server_no_memory(tmp_path: Path) -> None:
+    passage = pass_through(tmp_path, mib=64)
+    assert passage.intact
+    assert passage.changed_is_refused
+    assert passage.runs == 1
+    assert passage.grown < 16  # MiB, for the 64 of the body
