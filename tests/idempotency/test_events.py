@@ -162,7 +162,8 @@ def test_a_duplicate_meanwhile_and_a_takeover(run) -> None:
         ]  # fmt: skip
         refused = heard[1]
         assert isinstance(refused, ClaimRefused)
-        assert (refused.reason, refused.retry_after) == ("in_progress", pytest.approx(9.0))
+        assert refused.reason == "in_progress"
+        assert refused.retry_after == pytest.approx(9.0)
         assert [event.takeover for event in heard if isinstance(event, ClaimBegan)] == [False, True]
 
     run(main)
