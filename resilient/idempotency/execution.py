@@ -156,6 +156,7 @@ class Execution:
         self.recovery_data = run.recovery_data
         self.lost = False
         self.released = False
+        self.failed = False
         self._terms = terms
         self._host = host
         self._store = store
@@ -268,7 +269,7 @@ class Execution:
         async with self._turn:
             if self._ended:
                 raise _over()
-            if self.released or self.lost or self._writing:
+            if self.released or self.failed or self.lost or self._writing:
                 obstacle = self._obstacle()
                 await self._finish_without_record()
                 if obstacle is not None:
@@ -298,7 +299,7 @@ class Execution:
 
     def _obstacle(self) -> Exception | None:
         """Why there is nothing to record; None where the handler said so."""
-        if self.released:
+        if self.released or self.failed:
             return None
         if self.lost:
             return self._lease_lost()

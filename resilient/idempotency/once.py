@@ -201,7 +201,7 @@ class Once:
         return result
 
     async def _settle(self, execution: Execution, result: Any) -> None:
-        if execution.released:
+        if execution.released or execution.failed:
             await execution.fail()
             return
         problem: Exception | None = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import anyio
@@ -13,17 +14,23 @@ from resilient.asgi import IdempotencyMiddleware, ServingMiddleware
 from resilient.asgi.types import Receive, Scope, Send
 from resilient.backends.faces import DirectStore
 from resilient.backends.memory import MemoryStore
-from resilient.backends.store import Answer, Run
+from resilient.backends.store import Answer, Mode, Run
 from resilient.context import current_runtime
 from resilient.errors import StoreUnavailable
 from resilient.events import Event, IdempotencyBypassed, ResultRecorded
 from resilient.testing import virtual_time
 from tests.asgi.calling import App, Client, Reply, make_scope, post, respond
+from tests.idempotency.shop import Shop, insert, whole
 
 
 @pytest.fixture
 def run(backend: str) -> Callable[[Callable[[], Awaitable[None]]], None]:
     return lambda main: virtual_time.run(main, backend=backend)
+
+
+@pytest.fixture
+def shop(tmp_path: Path) -> Shop:
+    return Shop(tmp_path)
 
 
 def protect(app: Any, **terms: Any) -> IdempotencyMiddleware:
@@ -223,3 +230,38 @@ def test_every_problem_links_to_the_documentation(run, cause: str) -> None:
 def test_a_choice_that_there_is_not_is_refused(terms: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         protect(App(), **terms)
+
+
+@pytest.mark.parametrize(
+    ("mode", "next_reply"),
+    [("transactional", "runs"), ("fenced", "in-progress"), ("at_most_once", "outcome-unknown")],
+)
+def test_where_a_framework_makes_the_500_a_handler_can_say_that_it_failed(
+    run, shop: Shop, mode: Mode, next_reply: str
+) -> None:
+    """Litestar and Django answer an exception themselves: from outside, that looks like a result."""
+
+    async def main() -> None:
+        async def answer(scope: Scope, receive: Receive, send: Send) -> None:
+            claim = scope["resilient.claim"]
+            if mode == "transactional":
+                async with claim.transaction() as connection:
+                    insert(connection, "an order")
+            if app.runs == 1:
+                claim.fail()
+            await respond(500 if app.runs == 1 else 201)(send)
+
+        app = App(answer)
+        heard: list[Event] = []
+        protected = protect(app, store=shop.store, mode=mode, runtime=replace(current_runtime(), emit=heard.append))
+        assert (await post(protected)).status == 500
+        assert shop.orders() == []
+        assert [type(event).__name__ for event in heard] == ["ClaimBegan", "ClaimFailed"]
+        reply = await post(protected)
+        if next_reply == "runs":
+            assert reply.status == 201
+            assert shop.orders() == whole("an order")
+        else:
+            assert reply.problem == next_reply
+
+    run(main)
