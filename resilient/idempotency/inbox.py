@@ -15,10 +15,11 @@ from resilient.backends.inbox import BlockingInbox, Failure, HasInbox, InboxStat
 from resilient.backends.outbox import Plan
 from resilient.backends.store import BlockingStore, Store
 from resilient.idempotency.claim import BlockingClaim, Claim
-from resilient.idempotency.execution import Execution, Terms
+from resilient.idempotency.execution import Execution
 from resilient.idempotency.hosts import Host, LoopHost, ThreadHost
 from resilient.idempotency.outbox import check_name
 from resilient.idempotency.processing import Ask, Invoke, Processing, Receipt
+from resilient.idempotency.terms import Terms
 from resilient.runtime import Runtime
 from resilient.waiting import drive
 
@@ -98,7 +99,8 @@ class Inbox:
         self.consumer = check_name("consumer", consumer)
         self.attempts = attempts
         self.park_on = park_on
-        self.terms = Terms.agree(store, mode="transactional", lease=lease, ttl=ttl, runtime=runtime)
+        # The claim is committed apart: of a message that kills its consumer nothing would be known otherwise.
+        self.terms = Terms.agree(store, mode="transactional", lease=lease, ttl=ttl, runtime=runtime, resumable=True)
         self._face = store if isinstance(store, DirectStore) else ThreadedStore(blocking, threads=_THREADS)
         self._blocking = blocking.inbox()
 

@@ -15,9 +15,10 @@ from resilient.backends.store import Replay
 from resilient.context import current_runtime
 from resilient.errors import InProgress, KeyReused, LeaseLost, OutcomeUnknown, Rejected, StoreUnavailable
 from resilient.events import MessageParked, send_event
-from resilient.idempotency.execution import Execution, Terms
+from resilient.idempotency.execution import Execution
 from resilient.idempotency.fingerprint import digest
 from resilient.idempotency.hosts import Host
+from resilient.idempotency.terms import Terms
 
 __all__ = ["Ask", "Invoke", "Processing", "Receipt"]
 

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import itertools
 import sqlite3
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from resilient.backends.faces import ThreadedStore
 from resilient.backends.intents import BlockingIntentStore
 from resilient.backends.memory import BlockingMemoryStore, MemoryStore
+from resilient.backends.postgres import PostgresStore
 from resilient.backends.sqlite import BlockingSQLiteStore
-from resilient.backends.store import Store
+from resilient.backends.store import Run, Store
 from resilient.runtime import Runtime
+from tests.servers.postgres import Postgres
+from tests.servers.sharing import shared
 
 
 @dataclass
@@ -28,12 +33,20 @@ class Clock:
         self.seconds += seconds
 
 
+def insert(connection: Any, run: Run) -> None:
+    """An effect, in SQL."""
+    connection.execute("CREATE TABLE IF NOT EXISTS effects (key TEXT, fence BIGINT)")
+    connection.execute(f"INSERT INTO effects VALUES ('{run.key}', {run.fence})")  # noqa: S608 - our own
+
+
 @dataclass
 class Shelf:
     """A store, and what a test needs around it. `make` opens the same records again, as another process would."""
 
     make: Callable[[], Store]
     clock: Clock = field(default_factory=Clock)
+    write: Callable[[Any, Run], None] = insert
+    """What an effect does with the connection of its claim."""
 
 
 class ClockedSQLite(BlockingSQLiteStore):
@@ -81,4 +94,45 @@ def sqlite_intents(folder: Path) -> IntentShelf:
 
 
 INTENT_SHELVES: dict[str, Callable[[Path], IntentShelf]] = {"memory": memory_intents, "sqlite": sqlite_intents}
-SHELVES: dict[str, Callable[[Path], Shelf]] = {"memory": memory_shelf, "sqlite": sqlite_shelf}
+
+
+class ClockedPostgres(PostgresStore):
+    """A store that asks a table for the time."""
+
+    clock = "test_clock()"
+
+
+class PostgresClock(Clock):
+    """The time of a `ClockedPostgres`, in a schema of its own."""
+
+    def __init__(self, server: Postgres, schema: str) -> None:
+        super().__init__()
+        self._server = server
+        self._now = f"{schema}.test_now"
+        server.ask(f"CREATE SCHEMA {schema}")
+        server.ask(f"CREATE TABLE {self._now} (at timestamptz)")
+        server.ask(f"INSERT INTO {self._now} VALUES (to_timestamp(%s))", self.seconds)  # noqa: S608
+        read = f"LANGUAGE sql AS 'SELECT at FROM {self._now}'"  # noqa: S608
+        server.ask(f"CREATE FUNCTION {schema}.test_clock() RETURNS timestamptz {read}")
+
+    def advance(self, seconds: float) -> None:
+        super().advance(seconds)
+        self._server.ask(f"UPDATE {self._now} SET at = to_timestamp(%s)", self.seconds)  # noqa: S608 - our own
+
+
+_schemas = itertools.count(1)
+
+
+def postgres_shelf(_folder: Path) -> Shelf:
+    server, schema = shared(Postgres), f"shelf_{next(_schemas)}"
+    server.ask("SET synchronous_commit = off")  # nothing here survives the test, and nothing pulls the plug
+    clock = PostgresClock(server, schema)
+    url = f"{server.url}?options=-csynchronous_commit%3Doff%20-csearch_path%3D{schema}"
+    return Shelf(lambda: ClockedPostgres(url, pool_size=4), clock)
+
+
+SHELVES: dict[str, Callable[[Path], Shelf]] = {
+    "memory": memory_shelf,
+    "postgres": postgres_shelf,
+    "sqlite": sqlite_shelf,
+}
