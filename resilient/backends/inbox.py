@@ -91,6 +91,10 @@ class BlockingInbox(Protocol):
     of its own. A plan is for the connection that the effect is written through.
     """
 
+    def prepare(self) -> None:
+        """Make the tables, unless a plan does that itself."""
+        ...
+
     def look(self, consumer: str, letter: Letter) -> Known:
         """Tell what is known of a message."""
         ...

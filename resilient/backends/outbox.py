@@ -178,6 +178,10 @@ class BlockingOutbox(Protocol):
     of its own. Its module's docstring holds the state machine.
     """
 
+    def prepare(self) -> None:
+        """Make the tables, unless a plan does that itself."""
+        ...
+
     def add(self, draft: Draft) -> Plan[bool]:
         """Tell how to add a message through somebody's connection; True if it is new.
 

@@ -124,11 +124,15 @@ class Inbox:
         For a consumer that processes a stream in batches of its own: advance to the last message of a batch first, and
         write its effects in the same transaction, only if this returned True. `connection` is as for `Outbox.add`.
         """
-        return perform(connection, self._advance(stream, position))
+        plan = self._advance(stream, position)
+        self._blocking.prepare()
+        return perform(connection, plan)
 
     async def advance_async(self, connection: Any, stream: str, position: int) -> bool:
         """Move the position of a stream through an asynchronous connection. See `advance`."""
-        return await perform_async(connection, self._advance(stream, position))
+        plan = self._advance(stream, position)
+        await self.ask(self._blocking.prepare)
+        return await perform_async(connection, plan)
 
     async def position(self, stream: str) -> int | None:
         """Return how far a stream was processed, to go on behind it; None for one of which nothing was."""

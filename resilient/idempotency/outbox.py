@@ -126,6 +126,7 @@ class Outbox:
         of its bounds, and `RuntimeError` for a connection that commits each statement by itself.
         """
         draft = self._draft(topic, payload, key, group, headers, delay)
+        self._blocking.prepare()
         perform(connection, self._blocking.add(draft))
         return draft.key
 
@@ -142,6 +143,7 @@ class Outbox:
     ) -> str:
         """Add a message through an asynchronous connection, of psycopg or of SQLAlchemy. See `add`."""
         draft = self._draft(topic, payload, key, group, headers, delay)
+        await self.run_blocking(self._blocking.prepare)
         await perform_async(connection, self._blocking.add(draft))
         return draft.key
 

@@ -9,10 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psycopg
+
 from resilient.backends.borrowed import perform
 from resilient.backends.inbox import BlockingInbox, Letter
 from resilient.backends.outbox import Plan
-from tests.contract.stores import Clock, clocked_sqlite
+from tests.contract.stores import Clock, ClockedPostgres, clocked_sqlite, postgres_shelf
 
 KEEP = 3600.0
 
@@ -50,4 +52,13 @@ def sqlite_desk(folder: Path) -> Desk:
     return Desk(inbox, clock, lambda: sqlite3.connect(folder / "desk.db"), inbox.close)
 
 
-DESKS: dict[str, Callable[[Path], Desk]] = {"sqlite": sqlite_desk}
+def postgres_desk(folder: Path) -> Desk:
+    shelf = postgres_shelf(folder)
+    store = shelf.make()
+    assert isinstance(store, ClockedPostgres)
+    inbox = store.blocking.inbox()
+    inbox.prepare()
+    return Desk(inbox, shelf.clock, lambda: psycopg.connect(store.database.url), inbox.close)
+
+
+DESKS: dict[str, Callable[[Path], Desk]] = {"postgres": postgres_desk, "sqlite": sqlite_desk}

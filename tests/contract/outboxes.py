@@ -9,9 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psycopg
+
 from resilient.backends.borrowed import perform
 from resilient.backends.outbox import BlockingOutbox, Claimed, Draft, Message, Plan, Settlement, Statement
-from tests.contract.stores import Clock, clocked_sqlite
+from tests.contract.stores import Clock, ClockedPostgres, clocked_sqlite, postgres_shelf
 
 KEEP = 3600.0
 
@@ -74,4 +76,13 @@ def sqlite_post(folder: Path) -> Post:
     return Post(outbox, clock, connect, outbox.close)
 
 
-POSTS: dict[str, Callable[[Path], Post]] = {"sqlite": sqlite_post}
+def postgres_post(folder: Path) -> Post:
+    shelf = postgres_shelf(folder)
+    store = shelf.make()
+    assert isinstance(store, ClockedPostgres)
+    outbox = store.blocking.outbox(keep=KEEP)
+    outbox.prepare()
+    return Post(outbox, shelf.clock, lambda: psycopg.connect(store.database.url), outbox.close)
+
+
+POSTS: dict[str, Callable[[Path], Post]] = {"postgres": postgres_post, "sqlite": sqlite_post}

@@ -86,6 +86,9 @@ class BlockingSQLiteInbox:
         self._database = database.sibling(tables="inbox", migrations=_MIGRATIONS)
         self._clock = clock
 
+    def prepare(self) -> None:
+        """Do nothing: a second connection would wait for the first one's transaction."""
+
     def look(self, consumer: str, letter: Letter) -> Known:
         """Tell what is known of a message."""
         with self._database.read() as connection:

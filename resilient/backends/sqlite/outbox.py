@@ -87,6 +87,9 @@ class BlockingSQLiteOutbox:
         self._clock = clock
         self._keep = _ms(keep)
 
+    def prepare(self) -> None:
+        """Do nothing: a second connection would wait for the first one's transaction."""
+
     def add(self, draft: Draft) -> Plan[bool]:
         """Tell how to add a message."""
         yield from self._database.check_file()
