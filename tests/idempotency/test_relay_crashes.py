@@ -18,6 +18,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+import psycopg
 import pytest
 
 from resilient.idempotency import Outbox
@@ -111,15 +112,18 @@ class Scene:
         self.outbox.blocking.close()
 
 
-@pytest.fixture
-def scene(tmp_path: Path) -> Scene:
-    path = tmp_path / "shop.db"
-    return Scene(f"sqlite:///{path}", tmp_path, lambda: sqlite3.connect(path))
+@pytest.fixture(params=["postgres", "sqlite"])
+def scene(request: pytest.FixtureRequest, tmp_path: Path) -> Scene:
+    if request.param == "sqlite":
+        path = tmp_path / "shop.db"
+        return Scene(f"sqlite:///{path}", tmp_path, lambda: sqlite3.connect(path))
+    url = request.getfixturevalue("postgres_url")
+    return Scene(url, tmp_path, lambda: psycopg.connect(url))
 
 
 def test_whatever_is_killed_every_message_arrives_in_order(scene: Scene) -> None:
     with scene.relays() as relays:
-        for _ in range(12):
+        for _ in range(8):
             scene.add(10)
             time.sleep(0.15)
             victim = scene.random.randrange(RELAYS)
@@ -135,7 +139,7 @@ def test_whatever_is_killed_every_message_arrives_in_order(scene: Scene) -> None
 def test_relays_that_are_stopped_past_their_leases_are_followed(scene: Scene) -> None:
     with scene.relays() as relays:
         time.sleep(0.5)
-        for _ in range(4):
+        for _ in range(3):
             scene.add(20)
             time.sleep(0.1)
             victim = relays[scene.random.randrange(RELAYS)]
