@@ -116,6 +116,8 @@ class SQLiteStore(ThreadedStore):
             raise ValueError(f"threads={threads!r}: waiting for a disk takes at least 1 thread")
         core = BlockingSQLiteStore(path, busy_timeout=busy_timeout, on_connect=on_connect)
         super().__init__(core, threads=threads)
+        self.path = core.database.path
+        """Where the file is, absolute."""
 
 
 class BlockingSQLiteStore:
