@@ -64,7 +64,7 @@ def perform_any(connection: Any, plan: Plan[T]) -> T | Awaitable[T]:
 
 def is_asynchronous(connection: Any) -> bool:
     """Whether the connection's statements have to be awaited."""
-    return inspect.iscoroutinefunction(getattr(type(connection), "execute", None))
+    return inspect.iscoroutinefunction(getattr(connection, "execute", None))
 
 
 def _execution(connection: Any) -> Any:

@@ -203,7 +203,7 @@ class Outbox:
         for name, value in (("topic", topic), ("key", key), ("group", group)):
             if value is not None:
                 check_name(name, value)
-        data = bytes(payload) if isinstance(payload, bytes | bytearray | memoryview) else dump_json(payload)
+        data = bytes(payload) if isinstance(payload, bytes | bytearray) else dump_json(payload)
         if len(data) > self._max_payload:
             raise ValueError(f"payload: {len(data)} bytes, and at most max_payload={self._max_payload} are allowed")
         if not 0 <= delay < math.inf:

@@ -142,8 +142,12 @@ class Processing:
             plans.append(self.inbox.done(self.consumer, letter.key))
         if letter.stream is not None and letter.position is not None and not self.again:
             plans.append(_pass(self.inbox.advance(self.consumer, letter.stream, letter.position)))
+
+        def effect(connection: Any) -> object:
+            return perform_any(connection, _all(plans))
+
         if plans:
-            await execution.append(lambda connection: perform_any(connection, _all(plans)))
+            await execution.append(effect)
         await execution.complete(b"")
 
     async def _fail(self, attempt: int, failure: Exception) -> Receipt:
