@@ -49,4 +49,4 @@ def relays(outbox: Outbox) -> None:
 def refused(inbox: Inbox) -> None:
     def nothing() -> None: ...
 
-    inbox.handler(nothing)  # type: ignore[arg-type]  # pyright: ignore[reportCallIssue, reportArgumentType]
+    inbox.handler(nothing)  # type: ignore[arg-type]
