@@ -227,8 +227,9 @@ class Shift:
             return
         if self._limiter is None:
             self._limiter = anyio.CapacityLimiter(self.relay.concurrency)
-        result = await anyio.to_thread.run_sync(deliver, message, limiter=self._limiter)
-        if inspect.isawaitable(result):  # of a plain function that returns a coroutine
+        # In a list: trio refuses a coroutine, which a plain function may return as well.
+        (result,) = await anyio.to_thread.run_sync(lambda: [deliver(message)], limiter=self._limiter)
+        if inspect.isawaitable(result):
             await result
 
     def _judge(self, message: Message, error: Exception) -> Settlement:

@@ -15,10 +15,12 @@ from typing import Any
 import anyio
 import pytest
 
+from resilient.backends.store import Run
 from resilient.context import current_runtime, use_runtime
 from resilient.errors import CircuitOpen, InProgress, LeaseLost, StoreUnavailable
 from resilient.events import Event, MessageParked
 from resilient.idempotency import BlockingClaim, Claim, Inbox, Receipt
+from resilient.idempotency.fingerprint import digest
 from resilient.runtime import Runtime
 from resilient.testing.cancellation import for_each_cancellation
 from tests.idempotency.shop import Shop, insert, whole
@@ -288,6 +290,60 @@ def test_a_consumer_that_was_followed_writes_nothing(run, shop: Shop) -> None:
         assert len(zombies) == 1
         assert shop.orders() == whole("a")
         assert (await billing.inbox.stats()).failing == 0  # forgotten with its effect
+
+    run(main)
+
+
+def die(shop: Shop, key: str, payload: bytes) -> None:
+    """What a consumer leaves behind that is killed while it processes."""
+    run = shop.store.blocking.begin(
+        "inbox billing", key, digest([payload]), owner="dead", lease=1.0, ttl=3600.0, takeover=True
+    )
+    assert isinstance(run, Run)
+
+
+def test_a_consumer_that_died_is_counted(run, shop: Shop) -> None:
+    async def main() -> None:
+        billing = Billing(shop, attempts=3)
+        die(shop, "1", b"a")
+        await current_runtime().sleep(2)
+        billing.error = ConnectionError("no")
+        error = await billing.fails(b"a", key="1")
+        assert error.__notes__ == ["resilient: attempt 2 of 3; have '1' delivered again"]
+        assert await billing.handle(b"a", key="1") is PARKED
+        assert len(billing.runs) == 2
+
+    run(main)
+
+
+def test_a_message_whose_consumers_all_died_is_not_tried_again(run, shop: Shop) -> None:
+    async def main() -> None:
+        billing = Billing(shop, attempts=1)
+        die(shop, "1", b"a")
+        await current_runtime().sleep(2)
+        assert await billing.handle(b"a", key="1") is PARKED
+        assert billing.runs == []
+        (failure,) = await billing.inbox.parked()
+        assert (failure.attempts, failure.error) == (1, "no consumer that processed it survived")
+        assert await billing.handle.retry(failure) is PROCESSED
+        assert shop.orders() == whole("a")
+
+    run(main)
+
+
+def test_a_message_that_its_stream_has_passed_meanwhile_is_undone(run, shop: Shop) -> None:
+    inbox = Inbox(shop.store, consumer="billing")
+
+    @inbox.handler
+    async def bill(claim: Claim, payload: bytes) -> None:
+        with closing(sqlite3.connect(shop.path)) as connection, connection:
+            inbox.advance(connection, "s", 9)  # somebody else's batch
+        await claim.run(insert, payload.decode())
+
+    async def main() -> None:
+        assert await bill(b"a", stream="s", position=7) is DUPLICATE
+        assert shop.orders() == []
+        assert await inbox.position("s") == 9
 
     run(main)
 

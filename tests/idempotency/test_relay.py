@@ -388,6 +388,96 @@ def test_a_delivery_ends_with_its_lease_when_nobody_can_renew_it(run, office: Of
     run(main)
 
 
+def steal(office: Office) -> None:
+    """Claim what another relay holds, as if its lease were over."""
+    connection = office.connect()
+    with connection:
+        connection.execute("UPDATE resilient_outbox SET fence = fence + 1, owner = 'thief'")
+    connection.close()
+
+
+def test_a_delivery_whose_lease_is_another_relays_is_ended(run, office: Office) -> None:
+    async def main() -> None:
+        office.takes = 100.0
+        office.add("a")
+        relay = office.relay(timeout=500.0, lease=30.0)
+        async with anyio.create_task_group() as group:
+            group.start_soon(relay.run)
+            await current_runtime().sleep(1)
+            assert office.now == 1
+            steal(office)
+            await current_runtime().sleep(10)
+            assert office.now == 0
+            relay.stop()
+
+    run(main)
+
+
+def test_the_outcome_of_a_delivery_that_is_another_relays_does_not_count(
+    run, office: Office, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def main() -> None:
+        office.takes = 5.0
+        office.add("a")
+        relay = office.relay()
+        async with anyio.create_task_group() as group:
+            group.start_soon(relay.run)
+            await current_runtime().sleep(1)
+            steal(office)
+            await current_runtime().sleep(5)
+            relay.stop()
+        stats = await office.outbox.stats()
+        assert (stats.in_flight, stats.delivered) == (1, 0)
+
+    run(main)
+    assert "the lease was lost" in caplog.text
+
+
+def test_what_was_claimed_too_slowly_is_not_begun(run, tmp_path: Path) -> None:
+    """Another relay may have it by now."""
+    lag = [2.0]
+
+    class Lagging(DirectStore):
+        async def _call(self, fn: Any, /, *args: Any, **kwargs: Any) -> Any:
+            result = fn(*args, **kwargs)
+            await current_runtime().sleep(lag[0])
+            return result
+
+    async def main() -> None:
+        office = Office(tmp_path, Lagging)
+        office.add("a")
+        relay = office.relay(lease=1.5, attempts=100)
+        async with anyio.create_task_group() as group:
+            group.start_soon(relay.run)
+            await current_runtime().sleep(20)
+            assert office.got == []
+            lag[0] = 0.1
+            await current_runtime().sleep(10)
+            assert office.got == ["a"]
+            relay.stop()
+
+    run(main)
+
+
+def test_a_message_whose_relays_died_is_parked_and_listeners_are_told(run, office: Office) -> None:
+    async def main() -> None:
+        told: list[Event] = []
+        here = current_runtime()
+        runtime = Runtime(now=here.now, wall=here.wall, sleep=here.sleep, random=here.random, emit=told.append)
+        office.add("a")
+        for _ in range(3):
+            (message,) = office.outbox.blocking.claim(owner="dead", limit=1, lease=1.0, attempts=3).messages
+            assert message.key == "a"
+            await current_runtime().sleep(2)
+        await office.relay(attempts=3, runtime=runtime).flush()
+        assert office.got == []
+        (parked,) = told
+        assert isinstance(parked, MessageParked)
+        assert parked.reason == "no relay that delivered it survived"
+
+    run(main)
+
+
 def test_a_relay_that_is_stopped_lets_deliveries_come_to_their_end(run, office: Office) -> None:
     async def main() -> None:
         office.takes = 3.0
@@ -498,6 +588,17 @@ def test_a_plain_function_delivers_in_threads(tmp_path: Path, backend: str) -> N
 
     assert anyio.run(main, backend=backend) == 10
     assert got == [str(number) for number in range(10)]
+
+
+def test_a_plain_function_may_return_a_coroutine(tmp_path: Path, backend: str) -> None:
+    office = Office(tmp_path)
+    office.add("a")
+
+    def deliver(message: Message) -> object:
+        return office.deliver(message)
+
+    assert anyio.run(office.relay(deliver).flush, backend=backend) == 1
+    assert office.got == ["a"]
 
 
 @pytest.mark.parametrize(
