@@ -18,7 +18,7 @@ from resilient.backends.postgres.sessions import Session
 from resilient.errors import KeyReused
 from resilient.waiting import drive
 
-__all__ = ["BlockingPostgresOutbox"]
+__all__ = ["MIGRATIONS", "BlockingPostgresOutbox"]
 
 _SWEEP = 2
 """Messages removed for each one settled: more than are added."""
@@ -28,7 +28,7 @@ _GROUPS = 0x7265_7369_6F75_7462
 _ROUNDS = 8
 """How often an add looks again after a message with its key was forgotten in a moment."""
 
-_MIGRATIONS = (
+MIGRATIONS = (
     (
         # `due_at` of a leased message is the end of its lease; `settled_at` is set when it is delivered or discarded.
         """
@@ -141,7 +141,7 @@ class BlockingPostgresOutbox:
     """The outbox in `database`; `clock` is its expression for now."""
 
     def __init__(self, database: Database, clock: str, *, keep: float) -> None:
-        mine = database.sibling(tables="outbox", migrations=_MIGRATIONS)
+        mine = database.sibling(tables="outbox", migrations=MIGRATIONS)
         self._work = Work(mine, mine.threads)
         self._clock = clock
         self._keep = keep
