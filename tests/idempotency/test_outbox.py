@@ -110,7 +110,7 @@ def test_a_link_to_the_database_is_the_database(path: Path, outbox: Outbox) -> N
 def test_tables_of_a_newer_release_are_left_alone(path: Path, outbox: Outbox) -> None:
     outbox.blocking.stats()
     with closing(sqlite3.connect(path)) as connection:
-        connection.execute("UPDATE resilient_schema SET version = 99 WHERE tables = 'outbox'")
+        connection.execute("UPDATE resilient_schema SET version = 99 WHERE tables = 'outbox_messages'")
         with pytest.raises(StoreUnavailable, match="version 99"):
             outbox.add(connection, "mail", {})
 

@@ -346,6 +346,19 @@ def test_an_outage_is_an_error_for_whoever_flushes(run, office: Office) -> None:
     run(main)
 
 
+def test_whoever_flushes_learns_that_an_outcome_could_not_be_written_down(run, office: Office) -> None:
+    async def main() -> None:
+        office.add("a")
+        Outage(office, "settle")
+        started = current_runtime().now()
+        with pytest.raises(StoreUnavailable, match="unplugged"):
+            await office.relay(lease=10.0).flush()
+        assert 10 <= current_runtime().now() - started < 20
+        assert office.got == ["a"]
+
+    run(main)
+
+
 def test_an_outcome_is_written_down_when_the_database_is_back(run, office: Office) -> None:
     async def main() -> None:
         office.add("a", "b")

@@ -90,7 +90,7 @@ class BlockingPostgresInbox:
     """The inbox in `database`; `clock` is its expression for now."""
 
     def __init__(self, database: Database, clock: str) -> None:
-        mine = database.sibling(tables="inbox", migrations=MIGRATIONS)
+        mine = database.sibling(tables="inbox_records", migrations=MIGRATIONS)
         self._work = Work(mine, mine.threads)
         self._clock = clock
 
