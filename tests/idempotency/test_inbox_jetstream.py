@@ -92,7 +92,8 @@ def test_a_consumer_that_is_killed_has_done_all_or_nothing(server: Nats, shop: S
     assert shop.orders() == (whole("a") if receipt == "duplicate" else [])
     assert left(server) == 2
     said = run_until_all_are_acknowledged(server, shop)
-    assert sorted(said) == sorted([f"{receipt} a", "processed b"])
+    first = {order: receipt for receipt, order in map(str.split, reversed(said))}
+    assert first == {"a": receipt, "b": "processed"}  # a slow machine makes the broker deliver more often
     assert shop.orders() == whole("a", "b")
 
 
