@@ -142,8 +142,8 @@ def test_a_connection_that_is_none_is_refused(outbox: Outbox) -> None:
         outbox.add(Later(), "mail", {})
     with pytest.raises(TypeError, match=r"connection=.*object"):
         outbox.add(object(), "mail", {})
-    with pytest.raises(TypeError, match="is not asynchronous"):
-        anyio.run(outbox.add_async, sqlite3.connect(":memory:"), "mail", {})
+    with closing(sqlite3.connect(":memory:")) as connection, pytest.raises(TypeError, match="is not asynchronous"):
+        anyio.run(outbox.add_async, connection, "mail", {})
 
 
 @pytest.mark.parametrize(
