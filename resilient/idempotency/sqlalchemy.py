@@ -1,11 +1,7 @@
 """Sessions of SQLAlchemy inside the transaction of a claim.
 
-```python
-async with claim.transaction() as connection, async_session(connection) as session:
-    session.add(Order(...))
-```
-
-What the session writes is committed with the claim's record, and not before: its `commit` ends a savepoint.
+In a handler: ``async with claim.transaction() as connection, async_session(connection) as session: ...``. What the
+session writes is committed with the claim's record, and not before: its `commit` ends a savepoint.
 """
 
 from __future__ import annotations

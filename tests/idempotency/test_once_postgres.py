@@ -12,9 +12,11 @@ from typing import Any
 import anyio
 import pytest
 
+from resilient.asgi import IdempotencyMiddleware
 from resilient.backends import connect
 from resilient.errors import InProgress, LeaseLost
 from resilient.idempotency import BlockingClaim, Claim, once
+from tests.asgi.calling import post, respond
 from tests.backends.postgres.orders import Orders, execute
 from tests.idempotency.test_cancellation import CancelledAt, until_answered
 from tests.servers.postgres import Postgres
@@ -186,3 +188,29 @@ def test_a_store_s_url_is_enough(postgres: Postgres, postgres_url: str) -> None:
     assert [take("a"), take("a")] == ["a", "a"]
     assert len(postgres.ask("SELECT * FROM resilient_claims", url=postgres_url)) == 1
     assert connect(postgres_url).blocking.lookup(f"{__name__}.{take.__qualname__}", "a") is not None
+
+
+@pytest.mark.parametrize("resumable", [False, True], ids=["one commit", "resumable"])
+def test_requests_are_one_commit_with_what_they_write(orders: Orders, backend: str, resumable: bool) -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        orders.runs += 1
+        async with scope["resilient.claim"].transaction() as connection:
+            await execute(connection, "INSERT INTO orders VALUES (%s, 1), (%s, 2)", scope["path"], scope["path"])
+            if orders.runs == 1:
+                raise ZeroDivisionError
+        await respond(201, f"run {orders.runs}".encode())(send)
+
+    async def main() -> None:
+        protected = IdempotencyMiddleware(app, store=orders.store, mode="transactional", resumable=resumable)
+        with pytest.raises(ZeroDivisionError):
+            await post(protected)
+        assert orders.all() == []
+        answers = [await post(protected), await post(protected)]
+        assert [(answer.status, answer.body, answer.replayed) for answer in answers] == [
+            (201, b"run 2", False),
+            (201, b"run 2", True),
+        ]
+        await orders.store.close()
+
+    anyio.run(main, backend=backend)
+    assert len(orders.all()) == 1
