@@ -94,6 +94,14 @@ class BlockingPostgresInbox:
         self._work = Work(mine, mine.threads)
         self._clock = clock
 
+    def statements(self) -> list[str]:
+        """What makes the tables in an empty database."""
+        return self._work.database.statements()
+
+    def migrate(self) -> list[str]:
+        """Make the tables, or bring them up to date."""
+        return drive(self._work.migrate())
+
     def prepare(self) -> None:
         """Make the tables."""
         drive(self._work.prepare())

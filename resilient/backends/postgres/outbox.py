@@ -150,6 +150,14 @@ class BlockingPostgresOutbox:
         self._clock = clock
         self._keep = keep
 
+    def statements(self) -> list[str]:
+        """What makes the tables in an empty database."""
+        return self._work.database.statements()
+
+    def migrate(self) -> list[str]:
+        """Make the tables, or bring them up to date."""
+        return drive(self._work.migrate())
+
     def prepare(self) -> None:
         """Make the tables."""
         drive(self._work.prepare())

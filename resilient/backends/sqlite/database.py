@@ -141,6 +141,8 @@ class Database:
         Seconds to wait for the write lock.
     `on_connect`
         Is called with every new connection: for pragmas, functions, collations and the row factory of effects.
+    `migrate`
+        Whether the tables are made and brought up to date when the file is first used.
 
     Every commit is synced to disk: with less, the last commits may be lost with the power, and then their effects
     run again.
@@ -154,6 +156,7 @@ class Database:
         migrations: Sequence[Sequence[str]],
         busy_timeout: float,
         on_connect: Callable[[sqlite3.Connection], object] | None = None,
+        migrate: bool = True,
     ) -> None:
         if not 0 < busy_timeout <= _LONGEST_WAIT:
             raise ValueError(f"busy_timeout={busy_timeout!r}: more than 0 seconds, at most {_LONGEST_WAIT}")
@@ -162,6 +165,7 @@ class Database:
         self._migrations = migrations
         self._busy_timeout = busy_timeout
         self._on_connect = on_connect
+        self._may_migrate = migrate
         self.start_over()
         _databases.add(self)
 
@@ -173,6 +177,7 @@ class Database:
             migrations=migrations,
             busy_timeout=self._busy_timeout,
             on_connect=self._on_connect,
+            migrate=self._may_migrate,
         )
 
     def check_file(self) -> Plan[None]:
@@ -193,6 +198,7 @@ class Database:
         version = found.rows[0][0] if found.rows else 0
         if version == len(self._migrations):
             return
+        self._check_allowed(version)
         for statement in self._missing(version):
             yield Statement(statement)
         yield Statement(_SET_VERSION, {"tables": self._tables, "version": len(self._migrations)})
@@ -314,11 +320,40 @@ class Database:
                 return
             connection = self._connect(Connection, isolation_level=None)
             self._switch_to_wal(connection)
-            if self._version(connection) != len(self._migrations):
+            version = self._version(connection)
+            self._check_allowed(version)
+            if version != len(self._migrations):
                 with self._queue(), _transact(connection):
                     self._migrate(connection)
             self._idle.append(connection)
             self._prepared = True
+
+    def _check_allowed(self, version: int) -> None:
+        if version < len(self._migrations) and not self._may_migrate:
+            raise StoreUnavailable(
+                f"{self.path}: its {self._tables} have version {version}, and this release needs "
+                f"{len(self._migrations)}: run `resilient store migrate` with its URL"
+            )
+
+    def statements(self, version: int = 0) -> list[str]:
+        """What leads from a version of the tables to the newest one."""
+        newest = len(self._migrations)
+        if version >= newest:
+            return []
+        steps = [statement for statements in self._migrations[version:] for statement in statements]
+        note = f"INSERT OR REPLACE INTO resilient_schema VALUES ('{self._tables}', {newest})"  # noqa: S608 - constants
+        return [_SCHEMA, *steps, note]
+
+    def migrate(self) -> list[str]:
+        """Make the tables, or bring them up to date, whatever the constructor said; return what was run."""
+        with self.reporting():
+            connection = self._connect(Connection, isolation_level=None)
+            self._switch_to_wal(connection)
+            version = self._version(connection)
+            if version != len(self._migrations):
+                with self._queue(), _transact(connection):
+                    self._migrate(connection)
+        return self.statements(version)
 
     def _switch_to_wal(self, connection: Connection) -> None:
         runtime = current_runtime()

@@ -86,6 +86,14 @@ class BlockingSQLiteInbox:
         self._database = database.sibling(tables="inbox_records", migrations=_MIGRATIONS)
         self._clock = clock
 
+    def statements(self) -> list[str]:
+        """What makes the tables in an empty database."""
+        return self._database.statements()
+
+    def migrate(self) -> list[str]:
+        """Make the tables, or bring them up to date."""
+        return self._database.migrate()
+
     def prepare(self) -> None:
         """Do nothing: a second connection would wait for the first one's transaction."""
 

@@ -88,6 +88,14 @@ class BlockingSQLiteOutbox:
         self._clock = clock
         self._keep = _ms(keep)
 
+    def statements(self) -> list[str]:
+        """What makes the tables in an empty database."""
+        return self._database.statements()
+
+    def migrate(self) -> list[str]:
+        """Make the tables, or bring them up to date."""
+        return self._database.migrate()
+
     def prepare(self) -> None:
         """Do nothing: a second connection would wait for the first one's transaction."""
 
