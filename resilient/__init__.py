@@ -55,6 +55,7 @@ if TYPE_CHECKING:
     from resilient.idempotency import Claim, once
     from resilient.instance import Instance
     from resilient.pipeline import Pipeline
+    from resilient.policies.adaptive_limit import AdaptiveLimit
     from resilient.policies.adaptive_throttle import AdaptiveThrottle
     from resilient.policies.bulkhead import Bulkhead
     from resilient.policies.circuit_breaker import CircuitBreaker
@@ -72,6 +73,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "AdaptiveLimit",
     "AdaptiveThrottle",
     "Attribute",
     "Backoff",
@@ -133,6 +135,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "AdaptiveLimit": "resilient.policies.adaptive_limit",
     "AdaptiveThrottle": "resilient.policies.adaptive_throttle",
     "Attribute": "resilient.call",
     "Backoff": "resilient.policies.retry",

@@ -23,6 +23,7 @@ __all__ = [
     "InstancePicked",
     "InstanceRestored",
     "InstanceUnhealthy",
+    "LimitChanged",
     "RetriesExhausted",
     "RetryScheduled",
     "SnapshotApplied",
@@ -93,6 +94,14 @@ class CircuitClosed(Event):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CircuitIsolated(Event):
     """A circuit breaker was opened by hand and stays open until it is reset."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LimitChanged(Event):
+    """An adaptive limit lets `limit` calls be in flight, after it let `before`."""
+
+    before: int
+    limit: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,10 +15,10 @@ class Slots(Generic[W]):
     """`limit` places and a first-in, first-out queue of at most `max_queue` waiters.
 
     A place is a token in a list. Taking one (`free.pop`) and giving it back (`free.append`) are single steps of
-    the interpreter, so the common case needs no lock; everything that concerns the queue does. Whoever gives a place
-    back while somebody waits, and whoever has just queued, calls `hand_over`: one of the two sees the other. Between
-    the two steps another thread may take the place; the line then waits for that one's. Every place that was
-    taken or handed over is given back exactly once.
+    the interpreter, so the common case needs no lock; everything that concerns the queue or the limit does. Whoever
+    gives a place back while somebody waits, and whoever has just queued, calls `hand_over`: one of the two sees the
+    other. Between the two steps another thread may take the place; the line then waits for that one's. Every place
+    that was taken or handed over is given back exactly once.
 
     =========  ===============================  ===================================================
     event      condition                        effect
@@ -27,7 +27,10 @@ class Slots(Generic[W]):
     take       none is free                     refused
     enqueue    the queue has room               the waiter waits, behind all others
     enqueue    the queue is full                refused
-    give       a place is held                  it is free
+    give       no more are held than the limit  it is free
+    give       more are held than the limit     it is gone
+    resize     to more                          there are more free places
+    resize     to fewer                         free places are gone, and held ones as they are given back
     hand_over  a place is free, somebody waits  the first waiter holds it, and is to be woken; the
                                                 next ones too, while places are free
     hand_over  none is free, or nobody waits    nothing
@@ -36,18 +39,19 @@ class Slots(Generic[W]):
     =========  ===============================  ===================================================
     """
 
-    __slots__ = ("free", "limit", "max_queue", "waiters")
+    __slots__ = ("_surplus", "free", "limit", "max_queue", "waiters")
 
     def __init__(self, *, limit: int, max_queue: int) -> None:
         self.limit = limit
         self.max_queue = max_queue
         self.free: list[None] = [None] * limit
         self.waiters: deque[W] = deque()
+        self._surplus = 0
 
     @property
     def held(self) -> int:
         """How many places are taken."""
-        return self.limit - len(self.free)
+        return self.limit + self._surplus - len(self.free)
 
     def take(self) -> bool:
         """Take a free place."""
@@ -58,8 +62,20 @@ class Slots(Generic[W]):
         return True
 
     def give(self) -> None:
-        """Give a place back."""
-        self.free.append(None)
+        """Give a place back. Where places are never resized, `free.append` does the same."""
+        if self._surplus:
+            self._surplus -= 1
+        else:
+            self.free.append(None)
+
+    def resize(self, limit: int) -> None:
+        """Have `limit` places; those that are too many and held go as they are given back."""
+        self._surplus += self.limit - limit
+        self.limit = limit
+        while self._surplus > 0 and self.take():
+            self._surplus -= 1
+        self.free += [None] * -self._surplus
+        self._surplus = max(self._surplus, 0)
 
     def enqueue(self, waiter: W) -> bool:
         """Stand in line."""

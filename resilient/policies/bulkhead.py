@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import math
-import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, final
 
 from resilient.call import Call, End, Next, Policy
-from resilient.deadline import no_time_left
 from resilient.errors import ConcurrencyExceeded
 from resilient.machines.slots import Slots
-from resilient.policies.base import Holder, Role, refuse
-from resilient.waiting import Waiter, waiter_for
+from resilient.policies.base import Holder, Role
+from resilient.policies.line import Line
+from resilient.waiting import Waiter
 
 __all__ = ["Bulkhead"]
 
@@ -40,7 +39,7 @@ class Bulkhead(Holder):
     max_wait: float = 1.0
     order: Literal["fifo"] = "fifo"
     _machine: Slots[Waiter] = field(init=False, repr=False)
-    _lock: threading.Lock = field(init=False, repr=False, default_factory=threading.Lock)
+    _line: Line = field(init=False, repr=False)
     role: ClassVar[Role] = Role.ADMISSION
 
     def __post_init__(self) -> None:
@@ -52,7 +51,10 @@ class Bulkhead(Holder):
             raise ValueError(f"max_wait={self.max_wait!r}: a finite number of seconds, at least 0")
         if self.order != "fifo":
             raise ValueError(f"order={self.order!r}: 'fifo' is the only order")
-        object.__setattr__(self, "_machine", Slots(limit=self.limit, max_queue=self.max_queue))
+        slots: Slots[Waiter] = Slots(limit=self.limit, max_queue=self.max_queue)
+        line = Line(slots, max_wait=self.max_wait, give_back=lambda: self._settle(None), rejection=self._rejection)
+        object.__setattr__(self, "_machine", slots)
+        object.__setattr__(self, "_line", line)
 
     @property
     def in_flight(self) -> int:
@@ -67,7 +69,8 @@ class Bulkhead(Holder):
     def link(self, nxt: Next[Any], below: Sequence[Policy]) -> Next[Any]:
         """Hold a place around `nxt`."""
         del below
-        settle, queue, hand_over, waiters = self._settle, self._queue, self._hand_over, self._machine.waiters
+        settle, waiters = self._settle, self._machine.waiters
+        queue, hand_over = self._line.wait, self._line.hand_over
         take, give = self._machine.free.pop, self._machine.free.append  # single steps: see Slots
 
         async def layer(call: Call) -> Any:
@@ -96,57 +99,13 @@ class Bulkhead(Holder):
     async def hold(self, call: Call) -> End:
         """Take a place, now or from the queue."""
         if self._machine.waiters or not self._machine.take():
-            await self._queue(call)
+            await self._line.wait(call)
         return self._settle
 
     def _settle(self, _error: BaseException | None) -> None:
         self._machine.give()
         if self._machine.waiters:
-            self._hand_over()
+            self._line.hand_over()
 
-    def _hand_over(self) -> None:
-        with self._lock:
-            lucky = self._machine.hand_over()
-        for waiter in lucky:
-            waiter.wake()
-
-    async def _queue(self, call: Call) -> None:
-        """Wait in line until a place is ours."""
-        longest = self.max_wait
-        remaining = call.remaining
-        if remaining is not None:
-            if remaining <= 0:
-                raise no_time_left(call)
-            longest = min(longest, remaining)
-        if self.queued >= self.max_queue:  # most refusals are told here, before a waiter is made for them
-            raise self._refusal(call, self._full())
-        waiter = waiter_for(call)
-        with self._lock:
-            queued = self._machine.enqueue(waiter)
-        if not queued:
-            raise self._refusal(call, self._full())
-        self._hand_over()  # a place may have become free since we looked
-        try:
-            woken = await waiter.wait(longest)
-        except BaseException:
-            if not self._leave_line(waiter):
-                self._settle(None)
-            raise
-        if not woken and self._leave_line(waiter):
-            if remaining is not None and remaining <= self.max_wait:
-                raise no_time_left(call)
-            raise self._refusal(call, f"none came free within {self.max_wait:g} s")
-
-    def _leave_line(self, waiter: Waiter) -> bool:
-        """Leave the line; False: a place was handed over at this very moment, and is ours."""
-        with self._lock:
-            return self._machine.forget(waiter)
-
-    def _full(self) -> str:
-        return f"{self.max_queue} more wait" if self.max_queue else "none may wait"
-
-    def _refusal(self, call: Call, why: str) -> ConcurrencyExceeded:
-        message = f"{call.name}: {self.limit} calls are in flight and {why}"
-        rejection = ConcurrencyExceeded(message, policy=self)
-        refuse(call, rejection)
-        return rejection
+    def _rejection(self, call: Call, why: str) -> ConcurrencyExceeded:
+        return ConcurrencyExceeded(f"{call.name}: {self.limit} calls are in flight and {why}", policy=self)

@@ -32,7 +32,7 @@ class SlotsAgainstALedger(RuleBasedStateMachine):
         if self.slots.take():
             self.holders.add(self.people)
         else:
-            assert len(self.holders) == self.limit
+            assert len(self.holders) >= self.limit
             assert self.slots.enqueue(self.people) == (len(self.line) < self.max_queue)
             self.line = [*self.line, self.people][: self.max_queue]
 
@@ -44,10 +44,15 @@ class SlotsAgainstALedger(RuleBasedStateMachine):
 
     @rule()
     def places_are_handed_over(self) -> None:
-        free = self.limit - len(self.holders)
+        free = max(0, self.limit - len(self.holders))
         woken, self.line = self.line[:free], self.line[free:]
         assert self.slots.hand_over() == woken
         self.holders |= set(woken)
+
+    @rule(limit=st.integers(1, 5))
+    def the_limit_moves(self, limit: int) -> None:
+        self.slots.resize(limit)
+        self.limit = limit
 
     @precondition(lambda self: self.people)
     @rule(data=st.data())
@@ -61,6 +66,7 @@ class SlotsAgainstALedger(RuleBasedStateMachine):
     @invariant()
     def the_books_balance(self) -> None:
         assert self.slots.held == len(self.holders)
+        assert len(self.slots.free) == max(0, self.limit - len(self.holders))
         assert list(self.slots.waiters) == self.line
 
 
@@ -92,6 +98,14 @@ def several_places() -> Slots[str]:
     return slots
 
 
+def shrunk() -> Slots[str]:
+    """Three places are held, and there are two."""
+    slots: Slots[str] = Slots(limit=3, max_queue=1)
+    assert all(slots.take() for _ in range(3))
+    slots.resize(2)
+    return slots
+
+
 Step = tuple[Callable[[], Slots[str]], Callable[[Slots[str]], object]]
 # Ways to each row of the table: what was before, and what is done.
 ROWS: dict[tuple[str, str], list[Step]] = {
@@ -102,7 +116,13 @@ ROWS: dict[tuple[str, str], list[Step]] = {
         (waiting, lambda slots: slots.enqueue("a")),
         (lambda: full(max_queue=0), lambda slots: slots.enqueue("a")),
     ],
-    ("give", "a place is held"): [(full, lambda slots: slots.give()), (waiting, lambda slots: slots.give())],
+    ("give", "no more are held than the limit"): [
+        (full, lambda slots: slots.give()),
+        (waiting, lambda slots: slots.give()),
+    ],
+    ("give", "more are held than the limit"): [(shrunk, lambda slots: slots.give())],
+    ("resize", "to more"): [(full, lambda slots: slots.resize(2)), (shrunk, lambda slots: slots.resize(3))],
+    ("resize", "to fewer"): [(several_places, lambda slots: slots.resize(2)), (shrunk, lambda slots: slots.resize(1))],
     ("hand_over", "a place is free, somebody waits"): [(several_places, lambda slots: slots.hand_over())],
     ("hand_over", "none is free, or nobody waits"): [
         (waiting, lambda slots: slots.hand_over()),
@@ -117,6 +137,9 @@ EFFECTS: dict[str, tuple[object, int, int]] = {
     "refused": (False, 0, 0),
     "the waiter waits, behind all others": (True, 0, 1),
     "it is free": (None, -1, 0),
+    "it is gone": (None, -1, 0),
+    "there are more free places": (None, 0, 0),
+    "free places are gone, and held ones as they are given back": (None, 0, 0),
     "the first waiter holds it, and is to be woken; the next ones too, while places are free": (
         ["first", "second"],
         2,

@@ -44,7 +44,7 @@ def in_between(monkeypatch: pytest.MonkeyPatch, step: Callable[[], object]) -> N
         step()
         return waiter_for(call)
 
-    monkeypatch.setattr("resilient.policies.bulkhead.waiter_for", waiter_and_step)
+    monkeypatch.setattr("resilient.policies.line.waiter_for", waiter_and_step)
 
 
 def assert_nothing_is_held(bulkhead: Bulkhead) -> None:
