@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import signal
 
+# Where two threads are the first to import these, pytest rewrites them at once, which CPython 3.11 cannot do.
+import anyio._backends._asyncio
+import anyio._backends._trio  # noqa: F401 - see above
 import pytest
 from hypothesis import HealthCheck, settings
 
