@@ -58,6 +58,7 @@ if TYPE_CHECKING:
     from resilient.policies.adaptive_limit import AdaptiveLimit
     from resilient.policies.adaptive_throttle import AdaptiveThrottle
     from resilient.policies.bulkhead import Bulkhead
+    from resilient.policies.chaos import Chaos
     from resilient.policies.circuit_breaker import CircuitBreaker
     from resilient.policies.fallback import fallback
     from resilient.policies.hedge import Hedge
@@ -80,6 +81,7 @@ __all__ = [
     "Balance",
     "Bulkhead",
     "Call",
+    "Chaos",
     "CircuitBreaker",
     "CircuitOpen",
     "Claim",
@@ -142,6 +144,7 @@ _HOMES = {
     "Balance": "resilient.balancing",
     "Bulkhead": "resilient.policies.bulkhead",
     "Call": "resilient.call",
+    "Chaos": "resilient.policies.chaos",
     "CircuitBreaker": "resilient.policies.circuit_breaker",
     "CircuitOpen": "resilient.errors",
     "Claim": "resilient.idempotency",

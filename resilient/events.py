@@ -17,6 +17,7 @@ __all__ = [
     "CircuitIsolated",
     "CircuitOpened",
     "Event",
+    "FaultInjected",
     "HedgeStarted",
     "InstanceEjected",
     "InstanceHealthy",
@@ -94,6 +95,13 @@ class CircuitClosed(Event):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CircuitIsolated(Event):
     """A circuit breaker was opened by hand and stays open until it is reset."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FaultInjected(Event):
+    """Chaos let a call suffer a fault: `Delay`, `Fail`, `Answer`, `LoseReply` or one of your own."""
+
+    fault: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
