@@ -60,6 +60,7 @@ if TYPE_CHECKING:
     from resilient.policies.bulkhead import Bulkhead
     from resilient.policies.chaos import Chaos
     from resilient.policies.circuit_breaker import CircuitBreaker
+    from resilient.policies.coalesce import Coalesce
     from resilient.policies.fallback import fallback
     from resilient.policies.hedge import Hedge
     from resilient.policies.rate_limit import RateLimit
@@ -86,6 +87,7 @@ __all__ = [
     "CircuitOpen",
     "Claim",
     "Classifier",
+    "Coalesce",
     "ConcurrencyExceeded",
     "ConfigError",
     "DeadlineExceeded",
@@ -149,6 +151,7 @@ _HOMES = {
     "CircuitOpen": "resilient.errors",
     "Claim": "resilient.idempotency",
     "Classifier": "resilient.verdict",
+    "Coalesce": "resilient.policies.coalesce",
     "ConcurrencyExceeded": "resilient.errors",
     "ConfigError": "resilient.errors",
     "DeadlineExceeded": "resilient.errors",

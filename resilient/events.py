@@ -29,6 +29,7 @@ __all__ = [
     "RetryScheduled",
     "SnapshotApplied",
     "SnapshotStale",
+    "StaleServed",
     "send_event",
 ]
 
@@ -102,6 +103,14 @@ class FaultInjected(Event):
     """Chaos let a call suffer a fault: `Delay`, `Fail`, `Answer`, `LoseReply` or one of your own."""
 
     fault: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StaleServed(Event):
+    """An old result was the answer: of `age` seconds, while it is `revalidating`, or because of an `error`."""
+
+    age: float
+    reason: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
