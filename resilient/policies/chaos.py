@@ -6,7 +6,6 @@ import math
 from collections.abc import Callable, Coroutine, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from random import Random
 from typing import Any, ClassVar, Protocol, final
 
 from resilient.call import Call, Next, Policy
@@ -122,10 +121,12 @@ class Chaos(OwnPolicy):
     """Inject faults into a share of the calls, while somebody says so; otherwise let every call through.
 
     ```python
+    from random import Random
+
     from resilient import Chaos, Pipeline, Retry
     from resilient.policies.chaos import Delay, Fail
 
-    chaos = Chaos(Delay(0.5, rate=0.1), Fail(ConnectionError, rate=0.01), seed=7)
+    chaos = Chaos(Delay(0.5, rate=0.1), Fail(ConnectionError, rate=0.01), random=Random(7).random)
     api = Pipeline(Retry(on=ConnectionError), chaos)
 
     with chaos.unleashed(seconds=60):
@@ -137,8 +138,8 @@ class Chaos(OwnPolicy):
 
     `when`
         Which calls may be hit: a predicate, such as that of a test account. By default all.
-    `seed`
-        Makes the draws repeatable; by default they are the runtime's.
+    `random`
+        Draws, from 0 to 1; by default the runtime's. One that was seeded makes the faults repeatable.
 
     Nothing happens by itself, neither by being listed nor by an environment variable: only inside a block of
     `unleashed`, of one object of the program, and no longer than that block says, an hour at most, even if it hangs.
@@ -146,19 +147,19 @@ class Chaos(OwnPolicy):
 
     faults: tuple[Fault, ...]
     when: Callable[[Call], bool] | None
-    seed: int | None
-    _random: Random | None = field(repr=False)
+    random: Callable[[], float] | None
     _until: dict[object, float] = field(repr=False)
     """The second at which each block that is open ceases to count."""
     role: ClassVar[Role] = Role.ADMISSION
 
-    def __init__(self, *faults: Fault, when: Callable[[Call], bool] | None = None, seed: int | None = None) -> None:
+    def __init__(
+        self, *faults: Fault, when: Callable[[Call], bool] | None = None, random: Callable[[], float] | None = None
+    ) -> None:
         if not faults:
             raise ValueError("no faults: give at least one of Delay, Fail, Answer, LoseReply")
         object.__setattr__(self, "faults", faults)
         object.__setattr__(self, "when", when)
-        object.__setattr__(self, "seed", seed)
-        object.__setattr__(self, "_random", None if seed is None else Random(seed))
+        object.__setattr__(self, "random", random)
         object.__setattr__(self, "_until", {})
 
     @contextmanager
@@ -199,8 +200,8 @@ class Chaos(OwnPolicy):
         now = call.runtime.now()
         if not any(end > now for end in [*self._until.values()]) or (self.when is not None and not self.when(call)):
             return None
-        random = call.runtime.random if self._random is None else self._random.random
-        # All are drawn, so that what one of them is set to changes nothing for the others under the same seed.
+        random = self.random or call.runtime.random
+        # All are drawn, so that what one of them is set to changes nothing for the others of the same seed.
         drawn = [fault for fault in self.faults if random() < fault.rate]
         return drawn[0] if drawn else None
 

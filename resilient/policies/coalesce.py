@@ -64,7 +64,7 @@ class Coalesce(OwnPolicy):
     stale_if_error: float = 0.0
     max_entries: int = 1000
     _kept: Freshness = field(init=False, repr=False)
-    _flights: dict[Hashable, _Flight] = field(init=False, repr=False, default_factory=dict)
+    _flights: dict[Hashable, _Flight] = field(init=False, repr=False)
     _lock: threading.Lock = field(init=False, repr=False, default_factory=threading.Lock)
     role: ClassVar[Role] = Role.ADMISSION
     moves_tasks: ClassVar[bool] = True
@@ -86,6 +86,7 @@ class Coalesce(OwnPolicy):
             most=self.max_entries,
         )
         object.__setattr__(self, "_kept", kept)
+        object.__setattr__(self, "_flights", {})
 
     def link(self, nxt: Next[Any], below: Sequence[Policy]) -> Next[Any]:
         """Share flights of `nxt`."""
@@ -207,11 +208,11 @@ class _Flight:
         landing = None
         try:
             landing = await _judged(call, nxt)
+            return landing
         finally:
             # Whoever has more time than this caller had begins anew.
             late = landing is not None and isinstance(landing.outcome.error, DeadlineExceeded)
             self._policy.land(self, None if late and call.deadline is not None else landing, call.runtime.now())
-        return landing
 
 
 class _Landing(NamedTuple):

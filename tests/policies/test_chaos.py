@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import replace
+from random import Random
 
 import anyio
 import httpx
@@ -70,7 +71,9 @@ def test_a_block_that_hangs_ends_its_faults_in_time(backend):
 
 def test_faults_hit_their_share_of_the_calls_and_the_same_ones_under_the_same_seed(backend):
     def outcomes(*rates: float) -> list[object]:
-        chaos = Chaos(Fail(lost, rate=rates[0]), Answer(lambda call: "nonsense", rate=rates[1]), seed=7)
+        chaos = Chaos(
+            Fail(lost, rate=rates[0]), Answer(lambda call: "nonsense", rate=rates[1]), random=Random(7).random
+        )
 
         async def main() -> list[object]:
             guarded = Pipeline(chaos)(work)
@@ -180,7 +183,7 @@ def test_refusals_of_chaos_are_the_far_sides(backend):
 
 
 def test_plain_functions_suffer_too():
-    chaos = Chaos(Delay(0.5, rate=ALWAYS), seed=1)
+    chaos = Chaos(Delay(0.5, rate=ALWAYS))
     slept: list[float] = []
 
     def pause(seconds: float) -> None:
