@@ -8,17 +8,16 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, final
 
 from resilient.call import Call, End, Next, Policy
+from resilient.context import current_runtime
 from resilient.errors import ConcurrencyExceeded, DeadlineExceeded
 from resilient.events import LimitChanged, send_event
 from resilient.machines.concurrency import ConcurrencyLimit
 from resilient.machines.keyed import Keyed
-from resilient.machines.slots import Slots
 from resilient.policies.base import Holder, Role
 from resilient.policies.limit_rules import Correlated, Limiter
-from resilient.policies.line import Line
+from resilient.policies.line import Line, Order
 from resilient.turn import Turn
 from resilient.verdict import Verdict
-from resilient.waiting import Waiter
 
 __all__ = ["AdaptiveLimit"]
 
@@ -38,8 +37,8 @@ class AdaptiveLimit(Holder):
         The rule by which the limit moves: `Correlated()` by default, or `Gradient2`, `Vegas`, `Aimd`.
     `initial`, `lowest`, `highest`
         Where the limit begins (20), and between what it stays (1 and 200).
-    `max_queue`, `max_wait`
-        How many calls may wait for a place (0), and how long (1.0 s); as for a `Bulkhead`.
+    `max_queue`, `max_wait`, `order`
+        How many calls may wait for a place (0), how long (1.0 s), and who is next (`"fifo"`): as for a `Bulkhead`.
     `window`, `least`
         The limit moves once a window, which lasts `window` seconds (1.0), twice the quickest call if that is
         longer, and until `least` calls (50) are over. Where calls are rare it hardly moves, and need not. After 30
@@ -61,6 +60,7 @@ class AdaptiveLimit(Holder):
     highest: int = 200
     max_queue: int = 0
     max_wait: float = 1.0
+    order: Order = "fifo"
     window: float = 1.0
     least: int = 50
     key: Callable[[Call], Hashable] | None = None
@@ -82,6 +82,7 @@ class AdaptiveLimit(Holder):
         if self.least < 1:
             raise ValueError(f"least={self.least!r}: calls of a window, at least 1")
         object.__setattr__(self, "_keyed", Keyed(self._make, _MAX_KEYS))
+        self._make()  # it finds what is wrong with the order
 
     def _make(self) -> _Limited:
         return _Limited(self)
@@ -151,8 +152,15 @@ class _Limited:
 
     def __init__(self, policy: AdaptiveLimit) -> None:
         self.policy = policy
-        self.slots: Slots[Waiter] = Slots(limit=policy.initial, max_queue=policy.max_queue)
-        self.line = Line(self.slots, max_wait=policy.max_wait, give_back=self.give_back, rejection=self._rejection)
+        self.line = Line(
+            policy.initial,
+            max_queue=policy.max_queue,
+            max_wait=policy.max_wait,
+            order=policy.order,
+            give_back=self.give_back,
+            rejection=self._rejection,
+        )
+        self.slots = self.line.slots
         self.machine: ConcurrencyLimit | None = None
         """None before the first call, which brings the time."""
         self.turn = Turn()
@@ -168,7 +176,7 @@ class _Limited:
         with self.turn:
             self.slots.give()
         if self.slots.waiters:
-            self.line.hand_over()
+            self.line.hand_over(current_runtime().now())
 
     def learn(self, call: Call, verdict: Verdict, error: BaseException | None, began: float, in_flight: int) -> None:
         """Draw what a call that ended says about the limit."""
@@ -178,6 +186,7 @@ class _Limited:
         runtime = call.runtime
         now = runtime.now()
         with self.turn:
+            self.slots.took(now - began)
             machine = self.machine
             if machine is None:
                 machine = self.machine = self._begin(began)
@@ -191,7 +200,7 @@ class _Limited:
         if not moved:
             return
         if self.slots.waiters:
-            self.line.hand_over()
+            self.line.hand_over(now)
         if runtime.emit is not None:
             changed = LimitChanged(at=now, name=call.name, before=before, limit=machine.limit)
             send_event(runtime.emit, changed)
