@@ -19,7 +19,7 @@ from resilient.policies.line import Line, Order
 from resilient.turn import Turn
 from resilient.verdict import Verdict
 
-__all__ = ["AdaptiveLimit"]
+__all__ = ["AdaptiveLimit", "Place"]
 
 _MAX_KEYS = 1000
 
@@ -95,6 +95,10 @@ class AdaptiveLimit(Holder):
         """How many calls hold a place now."""
         return self._find(key).slots.held
 
+    def queued(self, key: Hashable = None) -> int:
+        """How many calls wait for a place now."""
+        return len(self._find(key).slots.waiters)
+
     def _find(self, key: Hashable) -> _Limited:
         with self._turn:
             return self._keyed[key]
@@ -104,37 +108,38 @@ class AdaptiveLimit(Holder):
         del below
 
         async def layer(call: Call) -> Any:
-            limited = self._limited(call)
-            in_flight = await limited.admit(call)
-            began = call.runtime.now()
+            place = await self.take(call)
             try:
                 result = await nxt(call)
             except BaseException as error:
-                limited.learn(call, call.classify.error(error), error, began, in_flight)
-                limited.give_back()
+                place.learn(call.classify.error(error), error)
+                place.give_back()
                 raise
             judge = call.classify.result
-            limited.learn(call, Verdict.OK if judge is None else judge(result), None, began, in_flight)
+            place.learn(Verdict.OK if judge is None else judge(result), None)
             if call.ends is None:
-                limited.give_back()
+                place.give_back()
             else:
-                call.ends.append(lambda _error: limited.give_back())
+                call.ends.append(lambda _error: place.give_back())
             return result
 
         return layer
 
     async def hold(self, call: Call) -> End:
         """Take a place, now or from the queue."""
-        limited = self._limited(call)
-        in_flight = await limited.admit(call)
-        began = call.runtime.now()
+        place = await self.take(call)
 
         def settle(error: BaseException | None) -> None:
-            verdict = Verdict.OK if error is None else call.classify.error(error)
-            limited.learn(call, verdict, error, began, in_flight)
-            limited.give_back()
+            place.learn(Verdict.OK if error is None else call.classify.error(error), error)
+            place.give_back()
 
         return settle
+
+    async def take(self, call: Call) -> Place:
+        """Take a place for a call, now or from the queue: for adapters whose calls are no functions."""
+        limited = self._limited(call)
+        in_flight = await limited.admit(call)
+        return Place(limited, call, in_flight)
 
     def _limited(self, call: Call) -> _Limited:
         return self._find((self.key or _instance)(call))
@@ -142,6 +147,27 @@ class AdaptiveLimit(Holder):
 
 def _instance(call: Call) -> Hashable:
     return None if call.instance is None else call.instance.id
+
+
+@final
+class Place:
+    """What a call holds while it is in flight: to be given back exactly once, whatever becomes of it."""
+
+    __slots__ = ("_began", "_call", "_in_flight", "_limited")
+
+    def __init__(self, limited: _Limited, call: Call, in_flight: int) -> None:
+        self._limited = limited
+        self._call = call
+        self._in_flight = in_flight
+        self._began = call.runtime.now()
+
+    def learn(self, verdict: Verdict, error: BaseException | None) -> None:
+        """Tell what came of the call, at the beginning of its answer."""
+        self._limited.learn(self._call, verdict, error, self._began, self._in_flight)
+
+    def give_back(self) -> None:
+        """Let the next one have it."""
+        self._limited.give_back()
 
 
 @final
