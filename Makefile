@@ -64,7 +64,7 @@ golden: $(VENV)/.dev ## Write the lab's golden report, its catalogue, the check 
 	$(BIN)/python -m benchmarks.defaults --write
 
 lock: .venv-lock/.lock ## Pin the newest versions of all dependencies in requirements/
-	$(COMPILE) pyproject.toml --extra config --extra demo --extra dns --extra httpx2 --extra kubernetes --extra lab --extra zookeeper --group dev -o requirements/dev.txt
+	$(COMPILE) pyproject.toml --extra config --extra demo --extra dns --extra httpx2 --extra kubernetes --extra lab --extra redis --extra zookeeper --group dev -o requirements/dev.txt
 	$(COMPILE) pyproject.toml --extra demo --group build -c requirements/dev.txt -o requirements/demo.txt
 	$(COMPILE) pyproject.toml --group bench -c requirements/dev.txt -o requirements/bench.txt
 
