@@ -7,6 +7,8 @@ import signal
 import pytest
 from hypothesis import HealthCheck, settings
 
+from tests.servers.sharing import end_all
+
 # A shell lets what it runs in the background ignore Ctrl-C, and so would every process that a test interrupts.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -21,3 +23,8 @@ def backend(request: pytest.FixtureRequest) -> str:
     """The event loops that everything asynchronous is tested on."""
     name: str = request.param
     return name
+
+
+def pytest_sessionfinish() -> None:
+    """Leave no server behind."""
+    end_all()
