@@ -7,7 +7,8 @@ import signal
 import pytest
 from hypothesis import HealthCheck, settings
 
-from tests.servers.sharing import end_all
+from tests.servers.sharing import end_all, shared
+from tests.servers.valkey import Valkey
 
 # A shell lets what it runs in the background ignore Ctrl-C, and so would every process that a test interrupts.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -23,6 +24,12 @@ def backend(request: pytest.FixtureRequest) -> str:
     """The event loops that everything asynchronous is tested on."""
     name: str = request.param
     return name
+
+
+@pytest.fixture
+def valkey() -> Valkey:
+    """A server that every test of this process uses: take keys of your own."""
+    return shared(Valkey)
 
 
 def pytest_sessionfinish() -> None:

@@ -23,6 +23,18 @@ PACKAGES = ("redis-server", "redis-tools", "libjemalloc2", "liblzf1", "libatomic
 SLOTS = 16_384
 
 
+class Client:
+    """Sends a command when called; whatever its connection was through, the next one is made over a sound one."""
+
+    def __init__(self, port: int, password: str | None) -> None:
+        self._connection = redis.Connection(port=port, password=password, socket_timeout=10.0, protocol=2)
+        self.close = self._connection.disconnect
+
+    def __call__(self, *words: str | bytes | float) -> Any:
+        self._connection.send_command(*words)  # which connects first
+        return self._connection.read_response()
+
+
 class Valkey(Server):
     """A server of its own, from the wheel. What it holds dies with it, unless `appendonly`.
 
@@ -63,14 +75,15 @@ class Valkey(Server):
 
     def ask(self, *words: str | bytes | float) -> Any:
         """Do what no client of ours does, with all rights. What comes back is bytes, numbers, and lists of them."""
-        password = self.options.get("requirepass")
-        connection = redis.Connection(port=self.port, password=password, socket_timeout=10.0, protocol=2)
+        ask = self.client()
         try:
-            connection.connect()
-            connection.send_command(*words)
-            return connection.read_response()
+            return ask(*words)
         finally:
-            connection.disconnect()
+            ask.close()
+
+    def client(self) -> Client:
+        """The same over one connection."""
+        return Client(self.port, self.options.get("requirepass"))
 
     def follow(self, other: Server) -> None:
         """Become a replica of `other`, and wait until it holds what that one does."""
