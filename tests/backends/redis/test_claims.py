@@ -416,6 +416,8 @@ def test_a_claim_that_no_replica_has_is_refused(
 ) -> None:
     with kind() as primary, kind() as replica:
         replica.follow(primary.port)
+        primary.ask("SET", "somebody else's", "1")  # from here on it hears of everything at once
+        replica.wait_for(lambda: bool(replica.ask("EXISTS", "somebody else's")))
 
         async def scenario(store):
             first = await run(store)
