@@ -7,7 +7,7 @@ import signal
 import pytest
 from hypothesis import HealthCheck, settings
 
-from tests.servers.sharing import end_all, shared
+from tests.servers.sharing import shared
 from tests.servers.valkey import Valkey
 
 # A shell lets what it runs in the background ignore Ctrl-C, and so would every process that a test interrupts.
@@ -30,8 +30,3 @@ def backend(request: pytest.FixtureRequest) -> str:
 def valkey() -> Valkey:
     """A server that every test of this process uses: take keys of your own."""
     return shared(Valkey)
-
-
-def pytest_sessionfinish() -> None:
-    """Leave no server behind."""
-    end_all()

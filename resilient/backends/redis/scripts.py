@@ -178,7 +178,7 @@ for _, key in ipairs(KEYS) do
         if r[1] == 'done' then done = done + 1 else running = running + 1 end
         if tonumber(r[2]) <= now and tonumber(r[3]) <= now then forgotten = forgotten + 1 end
         oldest = math.max(oldest, now - r[4])
-        local used = redis.pcall('MEMORY', 'USAGE', key)
+        local used = redis.pcall('MEMORY', 'USAGE', key, 'SAMPLES', '0')
         if type(used) == 'number' then size = size + used end
     end
 end
