@@ -19,10 +19,16 @@ from tests.backends.redis.faces import begin, name, play, run
 from tests.servers.proxy import Proxy
 from tests.servers.valkey import Redis, Valkey, cluster
 
+PAIRS = [
+    pytest.param((Valkey, "asyncio"), id="valkey-asyncio"),
+    pytest.param((Redis, "plain"), id="redis-plain"),
+    pytest.param((Valkey, "trio"), id="valkey-trio"),
+]
+replicated = pytest.mark.parametrize("pair", PAIRS[:2], indirect=True)
+"""For tests that wait a second until a replica follows."""
 
-@pytest.fixture(
-    params=[(Valkey, "asyncio"), (Valkey, "trio"), (Redis, "plain")], ids=["valkey-asyncio", "valkey-trio", "redis"]
-)
+
+@pytest.fixture(params=PAIRS)
 def pair(request: pytest.FixtureRequest) -> tuple[type[Valkey], str]:
     """A server and a face: each of both, and not each with each."""
     found: tuple[type[Valkey], str] = request.param
@@ -422,6 +428,7 @@ def test_without_one_a_crash_forgets_and_the_old_executor_is_fenced_off(server: 
     play(face, RedisStore(server.url), scenario)
 
 
+@replicated
 def test_a_replica_is_refused(kind: type[Valkey], face: str) -> None:
     with kind() as primary, kind() as replica:
         replica.follow(primary.port)
@@ -433,6 +440,7 @@ def test_a_replica_is_refused(kind: type[Valkey], face: str) -> None:
         play(face, RedisStore(replica.url), scenario)
 
 
+@replicated
 def test_a_primary_that_became_a_replica_is_left(kind: type[Valkey], face: str) -> None:
     with kind() as primary, kind() as other:
 
@@ -449,6 +457,7 @@ def test_a_primary_that_became_a_replica_is_left(kind: type[Valkey], face: str) 
         play(face, RedisStore(primary.url), scenario)
 
 
+@replicated
 def test_a_claim_that_no_replica_has_is_refused(
     kind: type[Valkey], face: str, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -474,6 +483,27 @@ def test_a_claim_that_no_replica_has_is_refused(
         play(face, RedisStore(primary.url, replicas=1, wait=0.4), scenario)
 
 
+@replicated
+def test_a_begin_that_was_sent_again_waits_for_replicas_as_well(kind: type[Valkey], face: str) -> None:
+    """It finds what it wrote before, over another connection, and a wait is for what its own connection wrote."""
+    with kind() as primary, kind() as replica, Proxy(primary.port) as proxy:
+        replica.follow(primary.port)
+
+        async def scenario(store):
+            await run(store, "warm")
+            replica.stop()
+            proxy.cut_answer(RedisStore.scripts.begin.sha.encode())
+            with pytest.raises(StoreUnavailable, match="1 replicas did not have the claim"):
+                await run(store)
+            assert proxy.cuts == 1
+            replica.go_on()
+
+        primary.ask("SET", "somebody else's", "1")
+        replica.wait_for(lambda: bool(replica.ask("EXISTS", "somebody else's")))
+        play(face, RedisStore(f"redis://127.0.0.1:{proxy.port}", replicas=1, wait=0.4), scenario)
+
+
+@replicated
 def test_a_failover_forgets_what_the_replica_had_not_heard_of(kind: type[Valkey]) -> None:
     """Why neither Sentinel nor Cluster can promise more: replication is asynchronous."""
     with kind() as primary, kind() as replica, Proxy(primary.port) as link:
