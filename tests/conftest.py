@@ -7,6 +7,7 @@ import signal
 import pytest
 from hypothesis import HealthCheck, settings
 
+from tests.servers.postgres import Postgres
 from tests.servers.sharing import shared
 from tests.servers.valkey import Valkey
 
@@ -24,6 +25,18 @@ def backend(request: pytest.FixtureRequest) -> str:
     """The event loops that everything asynchronous is tested on."""
     name: str = request.param
     return name
+
+
+@pytest.fixture
+def postgres() -> Postgres:
+    """A server that every test of this process uses: take a database of your own."""
+    return shared(Postgres)
+
+
+@pytest.fixture
+def postgres_url(postgres: Postgres) -> str:
+    """An empty database of the test's own."""
+    return postgres.create_database()
 
 
 @pytest.fixture
