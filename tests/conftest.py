@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Iterator
 
 import pytest
 from hypothesis import HealthCheck, settings
+
+from tests.servers.postgres import Postgres
 
 # A shell lets what it runs in the background ignore Ctrl-C, and so would every process that a test interrupts.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -21,3 +24,23 @@ def backend(request: pytest.FixtureRequest) -> str:
     """The event loops that everything asynchronous is tested on."""
     name: str = request.param
     return name
+
+
+@pytest.fixture(scope="session")
+def _postgres() -> Iterator[Postgres]:
+    """Started once, for the tests that ask for it."""
+    with Postgres() as server:
+        yield server
+
+
+@pytest.fixture
+def postgres(_postgres: Postgres) -> Postgres:
+    """A PostgreSQL, whatever the test before did to it."""
+    _postgres.heal()
+    return _postgres
+
+
+@pytest.fixture
+def postgres_url(postgres: Postgres) -> str:
+    """An empty database of the test's own."""
+    return postgres.create_database()
