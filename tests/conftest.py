@@ -9,6 +9,8 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from tests.servers.postgres import Postgres
+from tests.servers.sharing import end_all, shared
+from tests.servers.valkey import Valkey
 
 # A shell lets what it runs in the background ignore Ctrl-C, and so would every process that a test interrupts.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -44,3 +46,14 @@ def postgres(_postgres: Postgres) -> Postgres:
 def postgres_url(postgres: Postgres) -> str:
     """An empty database of the test's own."""
     return postgres.create_database()
+
+
+@pytest.fixture
+def valkey() -> Valkey:
+    """A server that every test of this process uses: take keys of your own."""
+    return shared(Valkey)
+
+
+def pytest_sessionfinish() -> None:
+    """Leave no server behind."""
+    end_all()

@@ -22,6 +22,9 @@ def connect(url: str) -> Store:
     `sqlite:///orders.db`, `sqlite:////var/lib/orders.db`
         A file, relative to the working directory (three slashes) or absolute (four). Options: `busy_timeout`,
         `threads`.
+    `redis://host:port/0`, `rediss://` over TLS, `valkey://`, `valkeys://`, `unix:///path/of/socket`
+        Redis or Valkey; `user:password@` before the host. Options: `tag`, `connections`, `timeout`, `allow_eviction`,
+        `replicas`, `wait`, `database` (for `unix://`), `certificates`, `certificate`, `key`.
 
     Options are query arguments: `sqlite:///orders.db?busy_timeout=2`. Raises `ValueError` for a URL that names no
     store, or an option that it does not have.
@@ -29,11 +32,11 @@ def connect(url: str) -> Store:
     parts = urlsplit(url)
     make = _SCHEMES.get(parts.scheme)
     if make is None:
-        raise ValueError(f"store={url!r}: known are {', '.join(f'{scheme}://' for scheme in _SCHEMES)}")
+        raise ValueError(f"store={_shown(parts)!r}: known are {', '.join(f'{scheme}://' for scheme in _SCHEMES)}")
     options = dict(parse_qsl(parts.query, strict_parsing=bool(parts.query)))
     store = make(parts, options)
     if options:
-        raise ValueError(f"store={url!r}: {parts.scheme}:// has no option {', '.join(map(repr, options))}")
+        raise ValueError(f"store={_shown(parts)!r}: {parts.scheme}:// has no option {', '.join(map(repr, options))}")
     return store
 
 
@@ -56,6 +59,38 @@ def _sqlite(parts: SplitResult, options: dict[str, str]) -> Store:
     )
 
 
+def _redis(parts: SplitResult, options: dict[str, str]) -> Store:
+    from resilient.backends.redis import RedisStore
+
+    return RedisStore(
+        parts._replace(query="").geturl(),
+        tag=options.pop("tag", "resilient"),
+        connections=_take(options, "connections", int, 16),
+        timeout=_take(options, "timeout", float, 2.0),
+        allow_eviction=_take_flag(options, "allow_eviction"),
+        replicas=_take(options, "replicas", int, 0),
+        wait=_take(options, "wait", float, 1.0),
+        database=_take(options, "database", int, 0),
+        certificates=options.pop("certificates", None),
+        certificate=options.pop("certificate", None),
+        key=options.pop("key", None),
+    )
+
+
+def _shown(parts: SplitResult) -> str:
+    """The URL without its password."""
+    if parts.password is None:
+        return parts.geturl()
+    return parts._replace(netloc=f"{parts.username or ''}:***@{parts.netloc.rpartition('@')[2]}").geturl()
+
+
+def _take_flag(options: dict[str, str], name: str) -> bool:
+    text = options.pop(name, "false")
+    if text not in {"true", "false"}:
+        raise ValueError(f"{name}={text!r}: true or false")
+    return text == "true"
+
+
 def _take(options: dict[str, str], name: str, kind: Callable[[str], N], default: N) -> N:
     if name not in options:
         return default
@@ -66,4 +101,8 @@ def _take(options: dict[str, str], name: str, kind: Callable[[str], N], default:
         raise ValueError(f"{name}={text!r}: a number") from None
 
 
-_SCHEMES: dict[str, Callable[[SplitResult, dict[str, str]], Store]] = {"memory": _memory, "sqlite": _sqlite}
+_SCHEMES: dict[str, Callable[[SplitResult, dict[str, str]], Store]] = {
+    "memory": _memory,
+    "sqlite": _sqlite,
+    **dict.fromkeys(("redis", "rediss", "valkey", "valkeys", "unix"), _redis),
+}
