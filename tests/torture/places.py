@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, final
+from typing import Any, cast, final
+from urllib.parse import parse_qsl, urlsplit
 
+import redis
+
+from resilient.backends.connecting import connect
 from resilient.backends.memory import MemoryStore
 from resilient.backends.sqlite import SQLiteStore
 from resilient.backends.store import Store
@@ -134,4 +140,42 @@ class _Once:
         self._connection.close()
 
 
-PLACES: dict[str, type[Place]] = {"memory": Memory, "sqlite": SQLite}
+class Valkey(Place):
+    """Effects go to a list in the slot of the records; the URL names a tag of the run's own."""
+
+    def store(self) -> Store:
+        return connect(self.url)
+
+    def prepare(self) -> None:
+        """A list is there when it is written to."""
+
+    def write(self, connection: Any, row: Row) -> None:
+        connection.execute("RPUSH", self._sink, json.dumps(asdict(row)))
+
+    def apply(self, rows: Iterable[Row]) -> None:
+        with self._client() as client:
+            for row in rows:
+                client.rpush(self._sink, json.dumps(asdict(row)))
+
+    def delete(self, key: str) -> None:
+        with self._client() as client:
+            client.delete(f"resilient:{{{self._tag}}}:claim:{len(SCOPE)}:{SCOPE}:{key}")
+
+    def effects(self) -> list[Row]:
+        with self._client() as client:
+            lines = cast("list[bytes]", client.lrange(self._sink, 0, -1))
+        return [Row(**json.loads(line)) for line in lines]
+
+    @property
+    def _tag(self) -> str:
+        return dict(parse_qsl(urlsplit(self.url).query))["tag"]
+
+    @property
+    def _sink(self) -> str:
+        return f"{{{self._tag}}}:sink"
+
+    def _client(self) -> redis.Redis:
+        return redis.Redis.from_url(self.url.partition("?")[0])
+
+
+PLACES: dict[str, type[Place]] = {"memory": Memory, "sqlite": SQLite, "valkey": Valkey}

@@ -41,6 +41,9 @@ class Torture:
     way: Way
     fleet: Fleet
     url: str = ""
+    """Of the store, as the workers reach it."""
+    direct: str = ""
+    """The same past whatever stands in between."""
     seed: int = 0
     rate: float = 60.0
     kills: float = 0.02
@@ -68,7 +71,7 @@ class Torture:
         self.folder.mkdir(exist_ok=True)
         self.random = Random(self.seed)
         self.reader = Reader(self.folder / "history")
-        self.here: Place = PLACES[self.place](self.folder, self.url)
+        self.here: Place = PLACES[self.place](self.folder, self.direct or self.url)
         self.here.prepare()
         self._fates = self.random.sample(list(self.fates), len(self.fates))
         self._spent: list[int] = []
@@ -83,6 +86,10 @@ class Torture:
         if self._port is not None:  # bound and not listening: it keeps the port
             self._port.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
             self._port.bind(("127.0.0.1", 0))
+
+    def calm(self) -> dict[str, Any]:
+        """What a process is told that nothing happens to."""
+        return self.config() | {"url": self.direct or self.url}
 
     def config(self) -> dict[str, Any]:
         return {
@@ -219,8 +226,8 @@ class Torture:
         """Every key that was ever called is answered in the end."""
         self._look()
         keys = sorted({event["key"] for event in self.reader.read() if "key" in event})
-        server = [self.fleet.start("serve", **self.config())] if self.web else []
-        pid = self.fleet.start("finish", **self.config(), keys=keys)
+        server = [self.fleet.start("serve", **self.calm())] if self.web else []
+        pid = self.fleet.start("finish", **self.calm(), keys=keys)
         try:
             code = self.fleet.wait(pid, timeout=120)
         finally:

@@ -8,6 +8,7 @@ answers `{"born": pid}`, and tells of every end, `{"died": pid, "code": ...}`. W
 from __future__ import annotations
 
 import contextlib
+import importlib
 import json
 import logging
 import os
@@ -21,9 +22,20 @@ from typing import Any
 from tests.torture import roles
 
 TICK = 0.01
+LATER = (
+    "anyio._backends._asyncio",
+    "anyio._backends._trio",
+    "resilient.backends.redis",
+    "uvicorn.lifespan.off",
+    "uvicorn.loops.asyncio",
+    "uvicorn.protocols.http.h11_impl",
+)
+"""What is otherwise imported when it is first used, by every worker anew."""
 
 
 def main() -> None:
+    for name in LATER:
+        importlib.import_module(name)
     children: set[int] = set()
     waiting = b""
     try:
