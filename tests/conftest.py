@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -28,18 +27,10 @@ def backend(request: pytest.FixtureRequest) -> str:
     return name
 
 
-@pytest.fixture(scope="session")
-def _postgres() -> Iterator[Postgres]:
-    """Started once, for the tests that ask for it."""
-    with Postgres() as server:
-        yield server
-
-
 @pytest.fixture
-def postgres(_postgres: Postgres) -> Postgres:
-    """A PostgreSQL, whatever the test before did to it."""
-    _postgres.heal()
-    return _postgres
+def postgres() -> Postgres:
+    """A server that every test of this process uses: take a database of your own."""
+    return shared(Postgres)
 
 
 @pytest.fixture

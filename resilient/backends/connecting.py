@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeVar
-from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
+from urllib.parse import SplitResult, parse_qsl, quote, unquote, urlencode, urlsplit
 
 if TYPE_CHECKING:
     from resilient.backends.store import Store
@@ -25,6 +25,9 @@ def connect(url: str) -> Store:
     `redis://host:port/0`, `rediss://` over TLS, `valkey://`, `valkeys://`, `unix:///path/of/socket`
         Redis or Valkey; `user:password@` before the host. Options: `tag`, `connections`, `timeout`, `allow_eviction`,
         `replicas`, `wait`, `database` (for `unix://`), `certificates`, `certificate`, `key`.
+    `postgresql://user@host/orders`
+        A database, as libpq reads it, with the options that libpq knows. Ours: `pool_size`, `timeout`, `wait`,
+        `migrate=false`. Takes the extra `postgres`.
 
     Options are query arguments: `sqlite:///orders.db?busy_timeout=2`. Raises `ValueError` for a URL that names no
     store, or an option that it does not have.
@@ -67,7 +70,7 @@ def _redis(parts: SplitResult, options: dict[str, str]) -> Store:
         tag=options.pop("tag", "resilient"),
         connections=_take(options, "connections", int, 16),
         timeout=_take(options, "timeout", float, 2.0),
-        allow_eviction=_take_flag(options, "allow_eviction"),
+        allow_eviction=_take_flag(options, "allow_eviction", default=False),
         replicas=_take(options, "replicas", int, 0),
         wait=_take(options, "wait", float, 1.0),
         database=_take(options, "database", int, 0),
@@ -84,11 +87,16 @@ def _shown(parts: SplitResult) -> str:
     return parts._replace(netloc=f"{parts.username or ''}:***@{parts.netloc.rpartition('@')[2]}").geturl()
 
 
-def _take_flag(options: dict[str, str], name: str) -> bool:
-    text = options.pop(name, "false")
-    if text not in {"true", "false"}:
-        raise ValueError(f"{name}={text!r}: true or false")
-    return text == "true"
+def _postgres(parts: SplitResult, options: dict[str, str]) -> Store:
+    from resilient.backends.postgres import PostgresStore
+
+    pool_size = _take(options, "pool_size", int, 10)
+    timeout, wait = _take(options, "timeout", float, 5.0), _take(options, "wait", float, 0.5)
+    migrate = _take_flag(options, "migrate", default=True)
+    rest = f"?{urlencode(options, quote_via=quote)}" if options else ""
+    options.clear()  # libpq's, which names what it does not know
+    url = f"postgresql://{parts.netloc}{parts.path}{rest}"
+    return PostgresStore(url, pool_size=pool_size, timeout=timeout, wait=wait, migrate=migrate)
 
 
 def _take(options: dict[str, str], name: str, kind: Callable[[str], N], default: N) -> N:
@@ -101,8 +109,16 @@ def _take(options: dict[str, str], name: str, kind: Callable[[str], N], default:
         raise ValueError(f"{name}={text!r}: a number") from None
 
 
+def _take_flag(options: dict[str, str], name: str, *, default: bool) -> bool:
+    text = options.pop(name, str(default).lower())
+    if text not in {"true", "false"}:
+        raise ValueError(f"{name}={text!r}: true or false")
+    return text == "true"
+
+
 _SCHEMES: dict[str, Callable[[SplitResult, dict[str, str]], Store]] = {
     "memory": _memory,
+    "postgresql": _postgres,
     "sqlite": _sqlite,
     **dict.fromkeys(("redis", "rediss", "valkey", "valkeys", "unix"), _redis),
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import sqlite3
 import uuid
 from collections.abc import Callable
@@ -12,11 +13,13 @@ from typing import Any
 
 from resilient.backends.faces import ThreadedStore
 from resilient.backends.memory import MemoryStore
+from resilient.backends.postgres import PostgresStore
 from resilient.backends.redis import RedisStore
 from resilient.backends.redis.scripts import Scripts
 from resilient.backends.sqlite import BlockingSQLiteStore
 from resilient.backends.store import Run, Store
 from resilient.runtime import Runtime
+from tests.servers.postgres import Postgres
 from tests.servers.sharing import shared
 from tests.servers.valkey import Redis as RedisServer
 from tests.servers.valkey import Valkey
@@ -37,8 +40,8 @@ class Clock:
 
 def insert(connection: Any, run: Run) -> None:
     """An effect, in SQL."""
-    connection.execute("CREATE TABLE IF NOT EXISTS effects (key TEXT, fence INTEGER)")
-    connection.execute("INSERT INTO effects VALUES (?, ?)", (run.key, run.fence))
+    connection.execute("CREATE TABLE IF NOT EXISTS effects (key TEXT, fence BIGINT)")
+    connection.execute(f"INSERT INTO effects VALUES ('{run.key}', {run.fence})")  # noqa: S608 - our own
 
 
 @dataclass
@@ -124,9 +127,45 @@ def redis_shelf(kind: type[Valkey], _folder: Path) -> Shelf:
     return Shelf(lambda: ClockedRedis(server.url, tag=tag), RedisClock(server, tag), push)
 
 
+class ClockedPostgres(PostgresStore):
+    """A store that asks a table for the time."""
+
+    clock = "test_clock()"
+
+
+class PostgresClock(Clock):
+    """The time of a `ClockedPostgres`, in a schema of its own."""
+
+    def __init__(self, server: Postgres, schema: str) -> None:
+        super().__init__()
+        self._server = server
+        self._now = f"{schema}.test_now"
+        server.ask(f"CREATE SCHEMA {schema}")
+        server.ask(f"CREATE TABLE {self._now} (at timestamptz)")
+        server.ask(f"INSERT INTO {self._now} VALUES (to_timestamp(%s))", self.seconds)  # noqa: S608
+        read = f"LANGUAGE sql AS 'SELECT at FROM {self._now}'"  # noqa: S608
+        server.ask(f"CREATE FUNCTION {schema}.test_clock() RETURNS timestamptz {read}")
+
+    def advance(self, seconds: float) -> None:
+        super().advance(seconds)
+        self._server.ask(f"UPDATE {self._now} SET at = to_timestamp(%s)", self.seconds)  # noqa: S608 - our own
+
+
+_schemas = itertools.count(1)
+
+
+def postgres_shelf(_folder: Path) -> Shelf:
+    server, schema = shared(Postgres), f"shelf_{next(_schemas)}"
+    server.ask("SET synchronous_commit = off")  # nothing here survives the test, and nothing pulls the plug
+    clock = PostgresClock(server, schema)
+    url = f"{server.url}?options=-csynchronous_commit%3Doff%20-csearch_path%3D{schema}"
+    return Shelf(lambda: ClockedPostgres(url, pool_size=4), clock)
+
+
 SHELVES: dict[str, Callable[[Path], Shelf]] = {
     "memory": memory_shelf,
     "sqlite": sqlite_shelf,
     "valkey": partial(redis_shelf, Valkey),
     "redis": partial(redis_shelf, RedisServer),
+    "postgres": postgres_shelf,
 }

@@ -56,6 +56,7 @@ class Postgres(Server):
         self._data = self.folder / "data"
         self._programs = binaries()
         self._numbers = itertools.count(1)
+        self._asking: psycopg.Connection[Any] | None = None
 
     @property
     def url(self) -> str:
@@ -80,10 +81,15 @@ class Postgres(Server):
 
     def answers(self) -> bool:
         try:
-            psycopg.connect(self.url, connect_timeout=2).close()
+            self.ask("SELECT 1")
         except psycopg.OperationalError as error:
             raise OSError(str(error)) from error
         return True
+
+    def __exit__(self, *error: object) -> None:
+        if self._asking is not None:
+            self._asking.close()
+        super().__exit__(*error)
 
     def kill(self) -> None:
         if self.process is not None:
@@ -118,10 +124,13 @@ class Postgres(Server):
         self.start()
 
     def ask(self, sql: str, *values: Any, url: str | None = None) -> list[tuple[Any, ...]]:
-        """Run one statement in a connection of its own and return its rows."""
-        with psycopg.connect(url or self.url, autocommit=True) as connection:
-            cursor = connection.execute(sql.encode(), values or None)
-            return cursor.fetchall() if cursor.description else []
+        """Run a statement and return its rows."""
+        if url is not None:
+            with psycopg.connect(url, autocommit=True) as connection:
+                return fetch(connection, sql, values)
+        if self._asking is None or self._asking.closed:
+            self._asking = psycopg.connect(self.url, autocommit=True, connect_timeout=2)
+        return fetch(self._asking, sql, values)
 
     def create_database(self) -> str:
         """Make an empty database and return its URL. It goes with the server: to drop it takes far longer."""
@@ -163,6 +172,11 @@ class Postgres(Server):
         if self._user is None:
             return {}
         return {"user": self._user, "group": pwd.getpwnam(self._user).pw_gid, "extra_groups": []}
+
+
+def fetch(connection: psycopg.Connection[Any], sql: str, values: tuple[Any, ...]) -> list[tuple[Any, ...]]:
+    cursor = connection.execute(sql.encode(), values or None)
+    return cursor.fetchall() if cursor.description else []
 
 
 def alive(process: int) -> bool:
