@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
+import psycopg
+
+from tests.servers.postgres import Postgres
 from tests.servers.process import Server
 from tests.servers.proxy import Proxy
 from tests.servers.valkey import Valkey
@@ -19,14 +23,25 @@ _numbers = itertools.count(1)
 
 @dataclass(frozen=True)
 class Ground:
-    """What a run needs to know. `url` leads through the proxy, `direct` past it."""
+    """What a run needs to know; `fresh` makes a store that nothing is in."""
 
     place: str
-    url: str = ""
-    direct: str = ""
+    fresh: Callable[[], str] = str
+    """Its URL, past the proxy."""
     faults: tuple[tuple[str, Fault], ...] = ()
     server: Server | None = None
     proxy: Proxy | None = None
+
+    def heal(self) -> None:
+        """Whatever was done to it: it serves again."""
+        if self.proxy is not None:
+            self.proxy.heal()
+        if self.server is not None:
+            self.server.heal()
+
+    def through(self, url: str) -> str:
+        """The URL of the same store by way of the proxy."""
+        return url if self.proxy is None else through(url, self.proxy)
 
 
 def through(url: str, proxy: Proxy) -> str:
@@ -70,8 +85,24 @@ def valkey_ground() -> Iterator[Ground]:
             server.ask("CLIENT", "KILL", "TYPE", "normal")
 
         faults = [*faults_of(proxy), ("backends ended", disconnect), ("server killed", crash)]
-        direct = f"{server.url}?tag=t{next(_numbers)}"
-        yield Ground("valkey", through(direct, proxy), direct, tuple(faults), server, proxy)
+        yield Ground("valkey", lambda: f"{server.url}?tag=t{next(_numbers)}", tuple(faults), server, proxy)
+
+
+@contextmanager
+def postgres_ground() -> Iterator[Ground]:
+    """A PostgreSQL with fsync on."""
+    with Postgres() as server, Proxy(server.port) as proxy:
+
+        def crash() -> None:
+            server.kill()
+            server.launch()
+
+        def disconnect() -> None:
+            with contextlib.suppress(psycopg.OperationalError):  # it is on its way up
+                server.ask("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname LIKE 'test%'")
+
+        faults = [*faults_of(proxy), ("backends ended", disconnect), ("server killed", crash)]
+        yield Ground("postgres", server.create_database, tuple(faults), server, proxy)
 
 
 @contextmanager
@@ -80,4 +111,8 @@ def sqlite_ground() -> Iterator[Ground]:
     yield Ground("sqlite")
 
 
-GROUNDS: dict[str, Callable[[], Sequence[Ground]]] = {}
+GROUNDS: dict[str, Callable[[], AbstractContextManager[Ground]]] = {
+    "sqlite": sqlite_ground,
+    "postgres": postgres_ground,
+    "valkey": valkey_ground,
+}

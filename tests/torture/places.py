@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, cast, final
 from urllib.parse import parse_qsl, urlsplit
 
+import psycopg
 import redis
 
 from resilient.backends.connecting import connect
@@ -178,4 +179,40 @@ class Valkey(Place):
         return redis.Redis.from_url(self.url.partition("?")[0])
 
 
-PLACES: dict[str, type[Place]] = {"memory": Memory, "sqlite": SQLite, "valkey": Valkey}
+class PostgreSQL(Place):
+    """A database of the run's own."""
+
+    asynchronous = True
+
+    def store(self) -> Store:
+        return connect(self.url)
+
+    def prepare(self) -> None:
+        with self._connect() as connection:
+            connection.execute("CREATE TABLE sink (key text, payload text, attempt text, part int)")
+
+    def write(self, connection: Any, row: Row) -> None:
+        connection.execute("INSERT INTO sink VALUES (%s, %s, %s, %s)", (row.key, row.payload, row.attempt, row.part))
+
+    async def write_async(self, connection: Any, row: Row) -> None:
+        values = (row.key, row.payload, row.attempt, row.part)
+        await connection.execute("INSERT INTO sink VALUES (%s, %s, %s, %s)", values)
+
+    def apply(self, rows: Iterable[Row]) -> None:
+        with self._connect() as connection:
+            for row in rows:
+                self.write(connection, row)
+
+    def delete(self, key: str) -> None:
+        with self._connect() as connection:
+            connection.execute("DELETE FROM resilient_claims WHERE scope = %s AND key = %s", (SCOPE, key))
+
+    def effects(self) -> list[Row]:
+        with self._connect() as connection:
+            return [Row(*row) for row in connection.execute("SELECT key, payload, attempt, part FROM sink")]
+
+    def _connect(self) -> psycopg.Connection[Any]:
+        return psycopg.connect(self.url)
+
+
+PLACES: dict[str, type[Place]] = {"postgres": PostgreSQL, "memory": Memory, "sqlite": SQLite, "valkey": Valkey}

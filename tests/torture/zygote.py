@@ -25,6 +25,7 @@ TICK = 0.01
 LATER = (
     "anyio._backends._asyncio",
     "anyio._backends._trio",
+    "resilient.backends.postgres",
     "resilient.backends.redis",
     "uvicorn.lifespan.off",
     "uvicorn.loops.asyncio",
