@@ -26,7 +26,7 @@ def connect(url: str) -> Store:
         Redis or Valkey; `user:password@` before the host. Options: `tag`, `connections`, `timeout`, `allow_eviction`,
         `replicas`, `wait`, `database` (for `unix://`), `certificates`, `certificate`, `key`.
     `postgresql://user@host/orders`
-        A database, as libpq reads it, with the options that libpq knows. Ours: `pool_size`, `timeout`, `wait`,
+        A database, as libpq reads it, with the options that libpq knows. Ours: `pool_size`, `timeout`, `lock_timeout`,
         `migrate=false`. Takes the extra `postgres`.
 
     Options are query arguments: `sqlite:///orders.db?busy_timeout=2`. Raises `ValueError` for a URL that names no
@@ -91,12 +91,13 @@ def _postgres(parts: SplitResult, options: dict[str, str]) -> Store:
     from resilient.backends.postgres import PostgresStore
 
     pool_size = _take(options, "pool_size", int, 10)
-    timeout, wait = _take(options, "timeout", float, 5.0), _take(options, "wait", float, 0.5)
+    timeout = _take(options, "timeout", float, 5.0)
+    lock_timeout = _take(options, "lock_timeout", float, 0.5)
     migrate = _take_flag(options, "migrate", default=True)
     rest = f"?{urlencode(options, quote_via=quote)}" if options else ""
     options.clear()  # libpq's, which names what it does not know
     url = f"postgresql://{parts.netloc}{parts.path}{rest}"
-    return PostgresStore(url, pool_size=pool_size, timeout=timeout, wait=wait, migrate=migrate)
+    return PostgresStore(url, pool_size=pool_size, timeout=timeout, lock_timeout=lock_timeout, migrate=migrate)
 
 
 def _take(options: dict[str, str], name: str, kind: Callable[[str], N], default: N) -> N:

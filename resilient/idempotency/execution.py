@@ -5,21 +5,21 @@ A host decides what is waited for and how; everything else is the same for corou
 
 from __future__ import annotations
 
-import contextlib
 import logging
-import math
-from collections.abc import Awaitable, Callable, Generator
-from dataclasses import dataclass
-from typing import Any, TypeVar, final, get_args
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any, TypeVar, final
 
-from resilient.backends.connecting import connect
-from resilient.backends.store import Abandoned, Answer, Busy, Mismatch, Mode, Replay, Run, Store, Transaction
-from resilient.context import current_runtime
-from resilient.errors import InProgress, KeyReused, LeaseLost, OutcomeUnknown, ResilienceError, StoreUnavailable
+from resilient.backends.store import OpenTransaction, Run, Store, Transaction
+from resilient.errors import LeaseLost, StoreUnavailable
+from resilient.events import ClaimFailed, ClaimLost, ResultRecorded
+from resilient.idempotency.account import Account
 from resilient.idempotency.hosts import Host
 from resilient.runtime import Runtime
 
-__all__ = ["Execution", "Terms"]
+if TYPE_CHECKING:
+    from resilient.idempotency.terms import Terms
+
+__all__ = ["Execution"]
 
 T = TypeVar("T")
 
@@ -30,82 +30,36 @@ _BEATS = 3
 
 
 @final
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Terms:
-    """Under which terms operations run: checked once, when they are written down."""
-
-    store: Store
-    mode: Mode
-    lease: float
-    ttl: float
-    runtime: Runtime | None
-
-    @classmethod
-    def agree(cls, store: Store | str, *, mode: Mode, lease: float, ttl: float, runtime: Runtime | None) -> Terms:
-        """Check the terms. Raises `ValueError`."""
-        store = connect(store) if isinstance(store, str) else store
-        if mode not in get_args(Mode):
-            raise ValueError(f"mode={mode!r}: the modes are {', '.join(get_args(Mode))}")
-        if mode not in store.modes:
-            raise ValueError(f"mode={mode!r}: {store!r} offers {', '.join(sorted(store.modes))}")
-        for name, seconds in (("lease", lease), ("ttl", ttl)):
-            if not 0 < seconds < math.inf:
-                raise ValueError(f"{name}={seconds!r}: a finite number of seconds, more than 0")
-        return cls(store=store, mode=mode, lease=lease, ttl=ttl, runtime=runtime)
-
-    async def begin(self, host: Host, scope: str, key: str, fingerprint: bytes) -> Execution | Replay:
-        """Begin to run, or learn what came of it before.
-
-        Raises `KeyReused`, `InProgress`, `OutcomeUnknown`, and `StoreUnavailable` for whatever the store cannot tell.
-        """
-        runtime = self.runtime or current_runtime()
-        store = host.face(self.store)
-
-        async def step() -> Answer:
-            with _closed_on_failure(store):
-                return await store.begin(
-                    scope,
-                    key,
-                    fingerprint,
-                    owner=runtime.new_id(),
-                    lease=self.lease,
-                    ttl=self.ttl,
-                    takeover=self.mode != "at_most_once",
-                )
-
-        async def undo(answer: Answer) -> None:
-            if isinstance(answer, Run):
-                await store.release(answer)
-
-        match await host.shelter(step, undo):
-            case Run() as run:
-                return Execution(self, host, store, run, runtime)
-            case Replay() as replay:
-                return replay
-            case Mismatch():
-                raise KeyReused(f"{key!r}: the key was used before, with another payload")
-            case Busy(retry_after):
-                raise InProgress(f"{key!r}: the same key is being processed", retry_after=retry_after)
-            case Abandoned():
-                raise OutcomeUnknown(f"{key!r}: whoever ran it did not report; reconcile it")
-
-
-@final
 class Execution:
     """Holds the lease while a handler runs, and ends exactly once: `complete` or `fail`, whichever comes first."""
 
-    def __init__(self, terms: Terms, host: Host, store: Store, run: Run, runtime: Runtime) -> None:
+    def __init__(
+        self,
+        terms: Terms,
+        host: Host,
+        store: Store,
+        run: Run,
+        runtime: Runtime,
+        account: Account,
+        *,
+        whole: OpenTransaction | None = None,
+    ) -> None:
         self.run = run
+        self.account = account
         self.recovery_point = run.recovery_point
         self.recovery_data = run.recovery_data
         self.lost = False
         self.released = False
+        self.failed = False
         self._terms = terms
         self._host = host
         self._store = store
         self._runtime = runtime
+        self._whole = whole
+        """The transaction that holds the claim as well."""
         self._transaction: Transaction | None = None
-        self._opened_at = 0.0
+        """The one that an effect is, or was, written in."""
+        self._opened_at = runtime.now()
         self._writing = False
         """The effect is being written: half of it may be there."""
         self._ended = False
@@ -146,15 +100,21 @@ class Execution:
     async def save(self, point: str, data: bytes | None) -> None:
         """Save the recovery point."""
         self._check_ready()
+        if self._terms.one_commit:
+            raise RuntimeError(
+                "a recovery point takes a commit of its own, and this operation has one in all: pass resumable=True"
+            )
         await self._host.shelter(lambda: self._save(point, data))
 
-    async def complete(self, result: bytes | None) -> None:
+    async def complete(self, result: bytes | None, *, kept: bool = True) -> None:
         """Record the result, together with the effect where a transaction is open.
+
+        `kept=False` tells that `result` only says that it happened.
 
         Raises `LeaseLost` when somebody else has taken over, and `StoreUnavailable` when the record could not be
         written: then the effect was undone in a transaction, and is unrecorded without one.
         """
-        await self._host.shelter(lambda: self._complete(result))
+        await self._host.shelter(lambda: self._complete(result, kept=kept))
 
     async def fail(self) -> None:
         """Record nothing: undo the transaction, and give the key back where nothing can have happened."""
@@ -170,7 +130,7 @@ class Execution:
             try:
                 result = await transaction.call(effect)
             except BaseException:
-                await self._roll_back()
+                await self._undo_effect()
                 raise
             self.close()
             return result
@@ -179,54 +139,74 @@ class Execution:
         if not self.transactional:
             raise RuntimeError(f"mode={self._terms.mode!r}: only transactional mode has a transaction")
         self._check_ready()
-        with _closed_on_failure(self._store):
-            transaction = await self._store.transaction(self.run)
+        transaction: Transaction | None = self._whole
         if transaction is None:
-            self.lost = True
+            with self.account.closed_on_failure(self._store):
+                transaction = await self._store.transaction(self.run)
+            self._opened_at = self._runtime.now()
+        if transaction is None:
+            self._lose()
             raise self._lease_lost()
-        self._transaction, self._opened_at, self._writing = transaction, self._runtime.now(), True
+        self._transaction, self._writing = transaction, True
         return transaction
 
     async def _undo(self, _result: object = None) -> None:
         async with self._turn:
+            await self._undo_effect()
+
+    async def _undo_effect(self) -> None:
+        if self._whole is None:
             await self._roll_back()
+        elif self._transaction is not None:
+            self._transaction, self._writing = None, False
+            await self._whole.undo()
 
     async def _roll_back(self) -> None:
-        transaction, self._transaction, self._writing = self._transaction, None, False
+        transaction = self._take_transaction()
         if transaction is not None:
             await transaction.rollback()
+
+    def _take_transaction(self) -> Transaction | None:
+        transaction = self._transaction or self._whole
+        self._transaction = self._whole = None
+        self._writing = False
+        return transaction
 
     async def _save(self, point: str, data: bytes | None) -> None:
         async with self._turn:
             self._check_ready()
-            with _closed_on_failure(self._store):
-                self.lost = not await self._store.save(self.run, point, data)
-            if self.lost:
+            with self.account.closed_on_failure(self._store):
+                saved = await self._store.save(self.run, point, data)
+            if not saved:
+                self._lose()
                 raise self._lease_lost()
             self.recovery_point, self.recovery_data = point, data
 
-    async def _complete(self, result: bytes | None) -> None:
+    async def _complete(self, result: bytes | None, *, kept: bool) -> None:
         async with self._turn:
             if self._ended:
                 raise _over()
-            if self.released or self.lost or self._writing:
+            if self.released or self.failed or self.lost or self._writing:
                 obstacle = self._obstacle()
                 await self._finish_without_record()
                 if obstacle is not None:
                     raise obstacle
                 return
             self._end()
-            transaction, self._transaction = self._transaction, None
+            transaction = self._take_transaction()
             problem: StoreUnavailable | None = None
             recorded = False
             try:
-                with _closed_on_failure(self._store):
+                with self.account.closed_on_failure(self._store):
                     recorded = await self._record(transaction, result)
             except StoreUnavailable as error:
                 problem = error
             if recorded or (problem is not None and await self._was_recorded()):
+                self.account.tell(ResultRecorded, fence=self.run.fence, kept=kept and result is not None)
                 return
             if transaction is None:
+                if problem is None:
+                    self._lose()
                 raise problem or self._lease_lost()
             await self._quietly(self._give_back)
             raise problem or RuntimeError(
@@ -236,7 +216,7 @@ class Execution:
 
     def _obstacle(self) -> Exception | None:
         """Why there is nothing to record; None where the handler said so."""
-        if self.released:
+        if self.released or self.failed:
             return None
         if self.lost:
             return self._lease_lost()
@@ -263,8 +243,13 @@ class Execution:
         self._end()
         await self._quietly(self._roll_back)
         await self._quietly(self._give_back)
+        if not self.lost:
+            free = self.released or self.transactional
+            self.account.tell(ClaimFailed, fence=self.run.fence, released=free)
 
     async def _give_back(self) -> None:
+        if self._terms.one_commit:
+            return  # there is no claim without its effect
         if self.released or self.transactional:
             await self._store.release(self.run)
         elif self._terms.mode == "at_most_once":
@@ -276,15 +261,16 @@ class Execution:
         async with self._turn:
             if self._ended or self.lost:
                 return
-            if self._transaction is None:
+            if self._transaction is None and self._whole is None:
                 await self._quietly(self._renew)
             elif self._runtime.now() - self._opened_at > self._terms.lease:
                 # Nobody can take over while it is open, so there is nothing to renew; but everybody waits for it.
-                self.lost = True
+                self._lose()
                 await self._quietly(self._roll_back)
 
     async def _renew(self) -> None:
-        self.lost = not await self._store.heartbeat(self.run, lease=self._terms.lease)
+        if not await self._store.heartbeat(self.run, lease=self._terms.lease):
+            self._lose()
 
     async def _quietly(self, step: Callable[[], Awaitable[T]]) -> T | None:
         """Run a step whose failure changes nothing for the caller: the lease ends by itself."""
@@ -293,6 +279,10 @@ class Execution:
         except Exception:  # noqa: BLE001 - stores are anybody's; what they raise is logged
             _log.warning("key %r: %r failed", self.run.key, self._store, exc_info=True)
             return None
+
+    def _lose(self) -> None:
+        self.lost = True
+        self.account.tell(ClaimLost, fence=self.run.fence)
 
     def _end(self) -> None:
         self._ended = True
@@ -316,14 +306,3 @@ class Execution:
 
 def _over() -> RuntimeError:
     return RuntimeError("the claim has ended: its result is recorded, or it failed")
-
-
-@contextlib.contextmanager
-def _closed_on_failure(store: Store) -> Generator[None]:
-    """Fail closed: what a store cannot do is never taken for permission."""
-    try:
-        yield
-    except ResilienceError:
-        raise
-    except Exception as error:
-        raise StoreUnavailable(f"{store!r} failed: {error!r}") from error

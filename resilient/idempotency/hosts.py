@@ -43,6 +43,10 @@ class Host(Protocol):
         """Run `step` to its end, whatever becomes of the caller; `undo` it when the caller did not wait for it."""
         ...
 
+    async def rest(self, seconds: float, runtime: Runtime) -> None:
+        """Let `seconds` pass."""
+        ...
+
     def repeat(
         self, step: Callable[[], Coroutine[Any, Any, None]], interval: float, runtime: Runtime
     ) -> Callable[[], object]:
@@ -88,6 +92,10 @@ class LoopHost:
             return task.result()
         raise AssertionError("a shield swallows nothing")
 
+    async def rest(self, seconds: float, runtime: Runtime) -> None:
+        """Suspend the coroutine."""
+        await runtime.sleep(seconds)
+
     def repeat(
         self, step: Callable[[], Coroutine[Any, Any, None]], interval: float, runtime: Runtime
     ) -> Callable[[], object]:
@@ -131,6 +139,10 @@ class ThreadHost:
     ) -> T:
         """Run `step`."""
         return await step()
+
+    async def rest(self, seconds: float, runtime: Runtime) -> None:
+        """Block the thread."""
+        runtime.pause(seconds)
 
     def repeat(
         self, step: Callable[[], Coroutine[Any, Any, None]], interval: float, runtime: Runtime

@@ -37,16 +37,16 @@ class Claims:
 
     modes: frozenset[Mode] = frozenset({"transactional", "fenced", "at_most_once"})
 
-    def __init__(self, work: Work, sql: Statements, *, wait: float) -> None:
+    def __init__(self, work: Work, sql: Statements, *, lock_timeout: float) -> None:
         self.work = work
         self.sql = sql
-        self._wait = wait
+        self._lock_timeout = lock_timeout
 
     async def begin(
         self, scope: str, key: str, fingerprint: bytes, *, owner: str, lease: float, ttl: float, takeover: bool = True
     ) -> Answer:
         """Ask for the right to run."""
-        values = (_ms(self._wait), scope, key, fingerprint, owner, lease, ttl, lease, ttl, takeover)
+        values = (_ms(self._lock_timeout), scope, key, fingerprint, owner, lease, ttl, lease, ttl, takeover)
         uncertain = False
         for _ in range(_ROUNDS):
             known, answer = await self._look(scope, key, fingerprint, takeover=takeover)
@@ -58,7 +58,7 @@ class Claims:
             try:
                 rows = await session.run(self.sql.claim, *values)
             except errors.LockNotAvailable:
-                return Busy(self._wait)  # past its lease, and its transaction is still open
+                return Busy(self._lock_timeout)  # past its lease, and its transaction is still open
             except (errors.SerializationFailure, errors.DeadlockDetected):
                 continue
             except psycopg.Error as error:
@@ -77,7 +77,7 @@ class Claims:
     ) -> Opened | Answer:
         """Ask for the right to run, and open the transaction of the effect."""
         idle = min(_ms(lease), _LONGEST_IDLE)
-        values = (_ms(self._wait), idle, scope, key, fingerprint, owner, lease, ttl, lease, ttl, True)
+        values = (_ms(self._lock_timeout), idle, scope, key, fingerprint, owner, lease, ttl, lease, ttl, True)
         broken = False
         for _ in range(_ROUNDS):
             _, answer = await self._look(scope, key, fingerprint, takeover=True)
@@ -88,7 +88,7 @@ class Claims:
             try:
                 rows = await session.run(self.sql.open, *values)
             except errors.LockNotAvailable:
-                return Busy(self._wait)
+                return Busy(self._lock_timeout)
             except (errors.SerializationFailure, errors.DeadlockDetected):
                 continue
             except psycopg.Error as error:

@@ -39,7 +39,7 @@ class PostgresStore:
     `timeout`
         Seconds to connect, to wait for a free connection, and for the server's answer to a statement of the store (5.0:
         past a slow commit, and short enough that a server that hangs is reported as one).
-    `wait`
+    `lock_timeout`
         Seconds that a duplicate waits for a transaction with its key before it is told that somebody is at it (0.5:
         longer than most; each one that waits keeps a connection).
     `migrate`
@@ -61,16 +61,18 @@ class PostgresStore:
     """The condition of every write after a claim."""
 
     def __init__(
-        self, url: str, *, pool_size: int = 10, timeout: float = 5.0, wait: float = 0.5, migrate: bool = True
+        self, url: str, *, pool_size: int = 10, timeout: float = 5.0, lock_timeout: float = 0.5, migrate: bool = True
     ) -> None:
         self.database = Database(
             url, tables="claims", migrations=MIGRATIONS, pool_size=pool_size, timeout=timeout, migrate=migrate
         )
-        if not 0 < wait <= timeout:
-            raise ValueError(f"wait={wait!r}: more than 0 seconds, at most the timeout of {timeout}")
+        if not 0 < lock_timeout <= timeout:
+            raise ValueError(f"lock_timeout={lock_timeout!r}: more than 0 seconds, at most the timeout of {timeout}")
         sql = Statements(self.clock, self.guard)
-        self._loop = Claims(Work(self.database, self.database.loop), sql, wait=wait)
-        self._blocking = BlockingPostgresStore(Claims(Work(self.database, self.database.threads), sql, wait=wait))
+        self._loop = Claims(Work(self.database, self.database.loop), sql, lock_timeout=lock_timeout)
+        self._blocking = BlockingPostgresStore(
+            Claims(Work(self.database, self.database.threads), sql, lock_timeout=lock_timeout)
+        )
         self._direct = DirectStore(self._blocking)
         self._threads = ThreadedStore(self._blocking, threads=pool_size)
 
