@@ -36,7 +36,7 @@ def connect(url: str) -> Store:
     make = _SCHEMES.get(parts.scheme)
     if make is None:
         raise ValueError(f"store={_shown(parts)!r}: known are {', '.join(f'{scheme}://' for scheme in _SCHEMES)}")
-    options = dict(parse_qsl(parts.query, strict_parsing=bool(parts.query)))
+    options = dict(parse_qsl(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query)))
     store = make(parts, options)
     if options:
         raise ValueError(f"store={_shown(parts)!r}: {parts.scheme}:// has no option {', '.join(map(repr, options))}")

@@ -46,7 +46,7 @@ class Valkey(Server):
     def __init__(self, *, appendonly: bool = False, **options: str) -> None:
         super().__init__()
         lasting = {"appendonly": "yes", "appendfsync": "always"} if appendonly else {"appendonly": "no"}
-        self.options = {**lasting, **options}
+        self.options = {"repl_diskless_sync_delay": "0", **lasting, **options}
 
     @property
     def url(self) -> str:
@@ -85,9 +85,9 @@ class Valkey(Server):
         """The same over one connection."""
         return Client(self.port, self.options.get("requirepass"))
 
-    def follow(self, other: Server) -> None:
-        """Become a replica of `other`, and wait until it holds what that one does."""
-        self.ask("REPLICAOF", "127.0.0.1", other.port)
+    def follow(self, port: int) -> None:
+        """Become a replica of the server at `port`, and wait until it holds what that one does."""
+        self.ask("REPLICAOF", "127.0.0.1", port)
         self.wait_for(lambda: b"master_link_status:up" in self.ask("INFO", "replication"))
 
     def wait_for(self, condition: Callable[[], bool]) -> None:

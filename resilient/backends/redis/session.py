@@ -12,7 +12,15 @@ from dataclasses import dataclass
 from typing import Protocol, final
 
 from anyio.lowlevel import RunVar
-from redis.exceptions import NoScriptError, ReadOnlyError, ResponseError
+from redis.exceptions import (
+    AskError,
+    ClusterCrossSlotError,
+    ClusterDownError,
+    NoScriptError,
+    ReadOnlyError,
+    ResponseError,
+    TryAgainError,
+)
 
 from resilient.backends.faces import Threads
 from resilient.backends.redis.scripts import Script
@@ -24,6 +32,7 @@ __all__ = ["Door", "LoopDoor", "Session", "Sight", "Terms", "ThreadDoor"]
 
 _log = logging.getLogger("resilient.backends")
 
+_CLUSTER = (AskError, ClusterCrossSlotError, ClusterDownError, TryAgainError)
 _CLOSED = "grant it, or take what may be evicted as it comes with allow_eviction=True"
 
 
@@ -180,7 +189,8 @@ class Session:
         if not isinstance(reply, ResponseError):
             return reply
         text = str(reply)
-        if text.startswith(("MOVED", "ASK", "CROSSSLOT", "CLUSTERDOWN", "TRYAGAIN")):
+        # Clients without clusters in mind leave the first word of an error where it is.
+        if isinstance(reply, _CLUSTER) or text.startswith(("MOVED", "ASK", "CROSSSLOT", "CLUSTERDOWN", "TRYAGAIN")):
             text += " (a node of a cluster: name the one that serves the slot of the store's tag, or a proxy)"
         raise StoreUnavailable(f"{self._terms.address}: {text}") from reply
 
