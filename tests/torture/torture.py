@@ -248,7 +248,8 @@ class Torture:
     def judge(self, *, finished: bool = False) -> Verdict:
         """Judge what is there now."""
         events = self.reader.read()  # first: an effect is there before anybody is told of it
-        return check(events, self.here.rows(), mode=mode_of(self.way), finished=finished)
+        one_commit = self.way == "one_commit"
+        return check(events, self.here.rows(), mode=mode_of(self.way), finished=finished, one_commit=one_commit)
 
     def events(self, kind: str) -> list[Event]:
         return [event for event in self.reader.read() if event["kind"] == kind]
