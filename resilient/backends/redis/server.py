@@ -257,9 +257,9 @@ class ThreadPool(_Limits):
         self._start_over()
 
     def _start_over(self) -> None:
-        self._process = os.getpid()
         self._slots = threading.Semaphore(self._connections)
         self._idle: deque[_ThreadConnection] = deque()
+        self._process = os.getpid()  # last: another thread that sees it must find no connection of the parent's
 
     def exchange(self, commands: Commands) -> list[Reply]:
         """Send the commands in one go and return their answers. Raises as `LoopPool.exchange` does."""
