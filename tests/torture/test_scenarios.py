@@ -55,7 +55,7 @@ def test_of_two_hundred_duplicates_at_once_one_runs(ground: Ground, tmp_path: Pa
     """Under one key with one payload, and under another with two."""
     torture = torture_at(ground, tmp_path, fleet)
     start = time.time() + 1.0
-    config = torture.config() | {"width": THREADS, "slow": 0.0, "failing": 0.0}
+    config = torture.config() | {"width": THREADS, "slow": 0.0, "failing": 0.0, "lease": 30.0}
     moments = {"same": start, "mixed": start + 1.0}
     crowd = [fleet.start("crowd", **config, moments=moments, payloads=[RIGHT, WRONG]) for _ in range(PROCESSES)]
     assert [fleet.wait(pid) for pid in crowd] == [0] * PROCESSES
@@ -71,7 +71,7 @@ def test_of_two_hundred_duplicates_at_once_one_runs(ground: Ground, tmp_path: Pa
 def test_a_fork_loses_nothing(ground: Ground, tmp_path: Path, fleet: Fleet, close: bool) -> None:
     """The store was used before; its connections were closed, or are inherited."""
     torture = torture_at(ground, tmp_path, fleet)
-    pid = fleet.start("preload", **torture.config() | {"seconds": 1.0}, close=close, children=4)
+    pid = fleet.start("preload", **torture.config() | {"seconds": 1.0, "failing": 0.0}, close=close, children=4)
     assert fleet.wait(pid) == 0
     verdict = torture.finish()
     assert verdict.violations == []
