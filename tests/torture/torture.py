@@ -203,7 +203,7 @@ class Torture:
             self._spent = [pid for pid in self._spent if pid != victim]
             self.fleet.signal(victim, signal.SIGKILL)
             self.counts["killed at any moment"] += 1
-        elif len(self._asleep) < self.asleep and self.random.random() < 0.1:
+        elif len(self._asleep) < self.asleep and self.random.random() < (0.3 if len(workers) == 1 else 0.1):
             self.fleet.signal(victim, signal.SIGSTOP)
             self._sleep(victim)
             self.counts["stopped at any moment"] += 1
