@@ -12,7 +12,7 @@ export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test check lint types imports docs examples bench lab golden lock clean
+.PHONY: help demo test check lint types imports docs examples bench lab torture golden lock clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -59,6 +59,9 @@ bench: $(BENCH)/.bench ## Measure the overhead of a call, ours and our peers', o
 lab: $(VENV)/.dev ## Play every scenario of the lab with ten seeds; check bands, simulator and golden report
 	$(BIN)/python -m resilient.lab.theory
 	$(BIN)/python -m benchmarks.lab_suite --page site-lab/report.html
+
+torture: $(VENV)/.dev ## Torment every store in every mode for eight minutes, and write down what became of effects and replies
+	$(BIN)/python -m tests.torture --write
 
 golden: $(VENV)/.dev ## Write the lab's golden report, its catalogue, the check of its simulator and the defaults' tables anew
 	$(BIN)/python -m resilient.lab.theory --markdown > benchmarks/results/theory.md

@@ -125,7 +125,7 @@ def send_large(mib: int) -> tuple[dict[str, Any], str, bool]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--minutes", type=float, default=8.0, help="in all (default: %(default)s)")
+    parser.add_argument("--minutes", type=float, default=7.0, help="of torture, in all (default: %(default)s)")
     parser.add_argument("--store", choices=DIRECTLY, help="only this one")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--mib", type=int, default=1024, help="of the large body; 0: none (default: %(default)s)")
