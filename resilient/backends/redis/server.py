@@ -140,7 +140,9 @@ class _Limits:
         self._timeout = timeout
 
     def _unreachable(self, error: Exception) -> StoreUnavailable:
-        return StoreUnavailable(f"{self._address}: {error}")
+        cause = error.__cause__ or error.__context__  # of which some releases of redis-py show only the number
+        reason = "" if cause is None or str(cause) in str(error) else f" ({cause})"
+        return StoreUnavailable(f"{self._address}: {error}{reason}")
 
     def _busy(self) -> StoreUnavailable:
         return StoreUnavailable(
