@@ -24,7 +24,9 @@ test: check ## Everything that CI runs: the checks, then the tests with their co
 	$(BIN)/python -m tests.servers.chromium # installs it where there is none
 	$(BIN)/python -m tests.servers.dnsmasq # likewise
 	$(BIN)/python -m tests.servers.etcd # likewise, into a cache
+	$(BIN)/python -m tests.servers.valkey
 	$(BIN)/python -m tests.servers.zookeeper
+	$(BIN)/python -m tests.servers.postgres
 	$(BIN)/pytest -n 2 --cov --cov-report=term
 	$(BIN)/coverage report --include='resilient/machines/*' --fail-under=100
 
@@ -67,7 +69,7 @@ golden: $(VENV)/.dev ## Write the lab's golden report, its catalogue, the check 
 	$(BIN)/python -m benchmarks.defaults --write
 
 lock: .venv-lock/.lock ## Pin the newest versions of all dependencies in requirements/
-	$(COMPILE) pyproject.toml --extra config --extra demo --extra dns --extra httpx2 --extra kubernetes --extra lab --extra zookeeper --group dev -o requirements/dev.txt
+	$(COMPILE) pyproject.toml --extra config --extra demo --extra dns --extra httpx2 --extra kubernetes --extra lab --extra postgres --extra redis --extra zookeeper --group dev -o requirements/dev.txt
 	$(COMPILE) pyproject.toml --extra demo --group build -c requirements/dev.txt -o requirements/demo.txt
 	$(COMPILE) pyproject.toml --group bench -c requirements/dev.txt -o requirements/bench.txt
 	$(COMPILE) pyproject.toml --group peers -o requirements/peers.txt
