@@ -7,12 +7,8 @@ import signal
 import pytest
 from hypothesis import HealthCheck, settings
 
-<<<<<<< HEAD
 from tests.servers.postgres import Postgres
-from tests.servers.sharing import end_all, shared
-=======
 from tests.servers.sharing import shared
->>>>>>> wt/redis
 from tests.servers.valkey import Valkey
 
 # A shell lets what it runs in the background ignore Ctrl-C, and so would every process that a test interrupts.
