@@ -154,7 +154,7 @@ class Torture:
         """All callers in one process, which is stopped and never killed, and which finishes what is left itself."""
         self.kills = 0.0
         config = self.config() | {"seconds": seconds, "cuts": self.cuts, "width": 3, "hosts": [*HOSTS]}
-        config["heart"] = next(self._hearts)
+        config["heart"] = self.random.choice(["beats", "lost", "cut"])
         pid = self.fleet.start("work and finish", **config)
         try:
             while pid in self.fleet.alive:
