@@ -24,6 +24,7 @@ test: check ## Everything that CI runs: the checks, then the tests with their co
 	$(BIN)/python -m tests.servers.chromium # installs it where there is none
 	$(BIN)/python -m tests.servers.dnsmasq # likewise
 	$(BIN)/python -m tests.servers.etcd # likewise, into a cache
+	$(BIN)/python -m tests.servers.faketime
 	$(BIN)/python -m tests.servers.valkey
 	$(BIN)/python -m tests.servers.zookeeper
 	$(BIN)/python -m tests.servers.postgres

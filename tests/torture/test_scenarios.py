@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import os
+import subprocess
+import sys
 import threading
 import time
 from collections import Counter
@@ -14,10 +17,12 @@ from typing import Any
 
 import pytest
 
+from resilient.backends.connecting import connect
 from resilient.backends.store import BlockingStore, Replay, Run
 from resilient.errors import InProgress, StoreUnavailable
 from resilient.idempotency import BlockingClaim, once
 from resilient.runtime import Runtime
+from tests.servers.faketime import shifted
 from tests.torture.checker import PARTS, Row, remains
 from tests.torture.fleet import Fleet
 from tests.torture.grounds import Ground
@@ -186,6 +191,48 @@ def test_a_clients_clock_takes_nobodys_lease(ground: Ground, tmp_path: Path) -> 
     for thread in threads:
         thread.join()
     assert results == {pair: f"by {holder:+}" for pair, (holder, _) in pairs.items()}
+    store.blocking.close()
+
+
+ASKING = """
+import sys, time
+from resilient.backends.connecting import connect
+from resilient.errors import InProgress
+from resilient.idempotency import once
+
+@once(connect(sys.argv[1]), key=lambda: "k", scope="torture", mode="fenced", lease=0.5)
+def work(claim):
+    return "by the other"
+
+try:
+    print(round(time.time()), work())
+except InProgress as error:
+    print(round(time.time()), error.retry_after)
+"""
+
+
+@pytest.mark.parametrize("ground", ["postgres", "valkey"], indirect=True)
+def test_a_process_whose_whole_clock_is_wrong_takes_nobodys_lease(ground: Ground, tmp_path: Path) -> None:
+    """Its driver's and its interpreter's, too. (SQLite's clock is that of the machine.)"""
+    url = ground.fresh()
+    store = connect(url)
+    outs = []
+
+    @once(store, key=lambda: "k", scope="torture", mode="fenced", lease=0.5)
+    def work(claim: BlockingClaim) -> None:
+        command = [sys.executable, "-c", ASKING, url]
+        others = {
+            shift: subprocess.Popen(command, env=os.environ | shifted(shift), stdout=subprocess.PIPE, text=True)
+            for shift in (3600, -3600)
+        }
+        for shift, other in others.items():
+            out, _ = other.communicate(timeout=60)
+            outs.append((shift, *map(float, out.split())))
+
+    work()
+    for shift, clock, retry_after in outs:
+        assert abs(clock - time.time() - shift) < 60
+        assert 0 < retry_after <= 0.5
     store.blocking.close()
 
 
