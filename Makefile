@@ -55,6 +55,7 @@ bench: $(BENCH)/.bench ## Measure the overhead of a call, ours and our peers', o
 	$(BENCH)/bin/python -m benchmarks.lab
 	$(BENCH)/bin/python -m benchmarks.discovery
 	$(BENCH)/bin/python -m benchmarks.balancing
+	$(BENCH)/bin/python -m benchmarks.idempotency
 
 peers: .venv-peers/.peers ## Ask the other idempotency libraries what ours is asked; write the page
 	.venv-peers/bin/python -m benchmarks.idempotency_peers --markdown --json benchmarks/results/idempotency-peers.json > benchmarks/results/idempotency-peers.md
