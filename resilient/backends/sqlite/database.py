@@ -9,6 +9,7 @@ lost without an error (https://www.sqlite.org/howtocorrupt.html, section 2.6). S
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import sqlite3
 import threading
@@ -165,6 +166,7 @@ class Database:
         """Forget all connections: at the beginning, and in a forked child."""
         self._writing = _write_locks.setdefault(self.path, threading.Lock())
         self._preparing = threading.Lock()
+        self._had_effects = False
         self._drop_idle()
 
     @contextlib.contextmanager
@@ -195,6 +197,7 @@ class Database:
             connection = self._connect(EffectConnection, isolation_level="IMMEDIATE")
             self._acquire()
             connection.writing = self._writing
+            self._had_effects = True
             try:
                 connection.execute("BEGIN IMMEDIATE")
             except BaseException:
@@ -208,6 +211,11 @@ class Database:
         self._drop_idle()
         while idle:
             idle.pop().close()
+        if self._had_effects:
+            # The connection of an effect is left to whoever still holds it. Nobody mostly does, but its cache of
+            # statements refers back to it, so that it stays open, and would be in the way of a fork.
+            self._had_effects = False
+            gc.collect()
 
     @contextlib.contextmanager
     def reporting(self) -> Generator[None]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import uuid
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import anyio
@@ -17,10 +19,16 @@ from tests.backends.redis.faces import begin, name, play, run
 from tests.servers.proxy import Proxy
 from tests.servers.valkey import Redis, Valkey, cluster
 
+PAIRS = [
+    pytest.param((Valkey, "asyncio"), id="valkey-asyncio"),
+    pytest.param((Redis, "plain"), id="redis-plain"),
+    pytest.param((Valkey, "trio"), id="valkey-trio"),
+]
+replicated = pytest.mark.parametrize("pair", PAIRS[:2], indirect=True)
+"""For tests that wait a second until a replica follows."""
 
-@pytest.fixture(
-    params=[(Valkey, "asyncio"), (Valkey, "trio"), (Redis, "plain")], ids=["valkey-asyncio", "valkey-trio", "redis"]
-)
+
+@pytest.fixture(params=PAIRS)
 def pair(request: pytest.FixtureRequest) -> tuple[type[Valkey], str]:
     """A server and a face: each of both, and not each with each."""
     found: tuple[type[Valkey], str] = request.param
@@ -128,6 +136,22 @@ def test_scopes_and_keys_do_not_run_into_each_other(store: RedisStore) -> None:
         assert record is not None
         assert record.fingerprint == b"%d" % number
     with_store.close()
+
+
+def test_a_record_takes_as_much_memory_as_the_documentation_says(server: Valkey) -> None:
+    store = RedisStore(server.url).blocking
+    used = {}
+    for length in (64, 65, 10_000):
+        key = str(uuid.uuid4())
+        answer = store.begin("shop.payments", key, b"f" * 32, owner=str(uuid.uuid4()), lease=30, ttl=60)
+        assert isinstance(answer, Run)
+        store.complete(answer, b"x" * length, ttl=60)
+        place = f"resilient:{{resilient}}:claim:13:shop.payments:{key}"
+        used[length] = server.ask("MEMORY", "USAGE", place, "SAMPLES", 0)
+    assert 256 < used[64] < 640
+    assert 640 < used[65] < 1_300
+    assert used[10_000] < 14_000
+    store.close()
 
 
 def test_a_large_database_is_estimated_from_a_part_of_it(server: Valkey, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -296,14 +320,13 @@ def test_what_a_crash_may_cost_is_said_once(
     assert warning is None or warning in messages[0]
 
 
-PERMISSIONS = (
-    "+evalsha +eval +time +hmget +hset +hdel +get +set +del +pexpire +scan +dbsize +memory|usage "
-    "+info +config|get ~resilient:{shop}:*"
-)
+DOCUMENTATION = Path(__file__).parents[3] / "docs" / "exactly-once-redis.md"
+_, _, LINE = DOCUMENTATION.read_text().partition("ACL SETUSER claims on >password ")
+PERMISSIONS = LINE.partition("\n")[0].split()
 
 
 def test_the_permissions_that_the_documentation_lists_are_enough(server: Valkey, face: str) -> None:
-    server.ask("ACL", "SETUSER", "me", "on", ">mine", *PERMISSIONS.split())
+    server.ask("ACL", "SETUSER", "me", "on", ">mine", *PERMISSIONS)
 
     async def scenario(store):
         first = await run(store)
@@ -319,10 +342,31 @@ def test_the_permissions_that_the_documentation_lists_are_enough(server: Valkey,
     play(face, RedisStore(f"redis://me:mine@{server.address}", tag="shop"), scenario)
 
 
+def test_the_permissions_that_the_documentation_adds_for_effects_are_enough(server: Valkey) -> None:
+    rights = [*PERMISSIONS, "~{shop}:*", "+dump", "+restore", "+pttl", "+incr", "+sadd", "+get"]
+    server.ask("ACL", "SETUSER", "me", "on", ">mine", *rights)
+    store = RedisStore(f"redis://me:mine@{server.address}", tag="shop")
+    for key in ("written", "undone"):
+        answer = store.blocking.begin("s", key, b"", owner="", lease=30, ttl=60)
+        assert isinstance(answer, Run)
+        transaction = store.blocking.transaction(answer)
+        assert transaction is not None
+        transaction.connection.expect(None if key == "written" else 1, "GET", store.slot_key("sold"))
+        transaction.connection.execute("INCR", store.slot_key("sold"))
+        transaction.connection.execute("SADD", store.slot_key("orders" if key == "written" else "sold"), "k")
+        if key == "written":
+            assert transaction.commit(b"result", ttl=60)
+        else:
+            with pytest.raises(StoreUnavailable, match="WRONGTYPE"):
+                transaction.commit(b"result", ttl=60)
+    store.blocking.close()
+    assert server.ask("GET", store.slot_key("sold")) == b"1"
+
+
 def test_a_server_that_does_not_say_whether_it_evicts_is_refused(
     server: Valkey, face: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    server.ask("ACL", "SETUSER", "me", "on", ">mine", *PERMISSIONS.split(), "-info", "-config")
+    server.ask("ACL", "SETUSER", "me", "on", ">mine", *PERMISSIONS, "-info", "-config")
     url = f"redis://me:mine@{server.address}"
 
     async def refused(store):
@@ -338,7 +382,7 @@ def test_a_server_that_does_not_say_whether_it_evicts_is_refused(
 
 
 def test_a_command_that_is_not_permitted_is_a_store_that_is_not_available(server: Valkey, face: str) -> None:
-    server.ask("ACL", "SETUSER", "me", "on", ">mine", *PERMISSIONS.split(), "-hset")
+    server.ask("ACL", "SETUSER", "me", "on", ">mine", *PERMISSIONS, "-hset")
 
     async def scenario(store):
         with pytest.raises(StoreUnavailable, match=r"(?i)permission|can't run"):
@@ -384,6 +428,7 @@ def test_without_one_a_crash_forgets_and_the_old_executor_is_fenced_off(server: 
     play(face, RedisStore(server.url), scenario)
 
 
+@replicated
 def test_a_replica_is_refused(kind: type[Valkey], face: str) -> None:
     with kind() as primary, kind() as replica:
         replica.follow(primary.port)
@@ -395,6 +440,7 @@ def test_a_replica_is_refused(kind: type[Valkey], face: str) -> None:
         play(face, RedisStore(replica.url), scenario)
 
 
+@replicated
 def test_a_primary_that_became_a_replica_is_left(kind: type[Valkey], face: str) -> None:
     with kind() as primary, kind() as other:
 
@@ -411,11 +457,14 @@ def test_a_primary_that_became_a_replica_is_left(kind: type[Valkey], face: str) 
         play(face, RedisStore(primary.url), scenario)
 
 
+@replicated
 def test_a_claim_that_no_replica_has_is_refused(
     kind: type[Valkey], face: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     with kind() as primary, kind() as replica:
         replica.follow(primary.port)
+        primary.ask("SET", "somebody else's", "1")  # from here on it hears of everything at once
+        replica.wait_for(lambda: bool(replica.ask("EXISTS", "somebody else's")))
 
         async def scenario(store):
             first = await run(store)
@@ -434,6 +483,27 @@ def test_a_claim_that_no_replica_has_is_refused(
         play(face, RedisStore(primary.url, replicas=1, wait=0.4), scenario)
 
 
+@replicated
+def test_a_begin_that_was_sent_again_waits_for_replicas_as_well(kind: type[Valkey], face: str) -> None:
+    """It finds what it wrote before, over another connection, and a wait is for what its own connection wrote."""
+    with kind() as primary, kind() as replica, Proxy(primary.port) as proxy:
+        replica.follow(primary.port)
+
+        async def scenario(store):
+            await run(store, "warm")
+            replica.stop()
+            proxy.cut_answer(RedisStore.scripts.begin.sha.encode())
+            with pytest.raises(StoreUnavailable, match="1 replicas did not have the claim"):
+                await run(store)
+            assert proxy.cuts == 1
+            replica.go_on()
+
+        primary.ask("SET", "somebody else's", "1")
+        replica.wait_for(lambda: bool(replica.ask("EXISTS", "somebody else's")))
+        play(face, RedisStore(f"redis://127.0.0.1:{proxy.port}", replicas=1, wait=0.4), scenario)
+
+
+@replicated
 def test_a_failover_forgets_what_the_replica_had_not_heard_of(kind: type[Valkey]) -> None:
     """Why neither Sentinel nor Cluster can promise more: replication is asynchronous."""
     with kind() as primary, kind() as replica, Proxy(primary.port) as link:

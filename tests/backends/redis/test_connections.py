@@ -55,7 +55,7 @@ def test_a_frozen_server_is_waited_for_no_longer_than_the_timeout(server: Valkey
         assert record is not None
         assert record.fence == first.fence
 
-    play(face, RedisStore(server.url, timeout=0.3, wait=0.1), scenario)
+    play(face, RedisStore(server.url, timeout=0.3), scenario)
 
 
 def test_what_was_idle_while_the_server_restarted_is_replaced_without_a_failure(server: Valkey, face: str) -> None:
