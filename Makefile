@@ -56,6 +56,7 @@ bench: $(BENCH)/.bench ## Measure the overhead of a call, ours and our peers', o
 	$(BENCH)/bin/python -m benchmarks.lab
 	$(BENCH)/bin/python -m benchmarks.discovery
 	$(BENCH)/bin/python -m benchmarks.balancing
+	$(BENCH)/bin/python -m benchmarks.idempotency
 
 peers: .venv-peers/.peers ## Ask the other idempotency libraries what ours is asked; write the page
 	.venv-peers/bin/python -m benchmarks.idempotency_peers --markdown --json benchmarks/results/idempotency-peers.json > benchmarks/results/idempotency-peers.md
@@ -66,6 +67,7 @@ lab: $(VENV)/.dev ## Play every scenario of the lab with ten seeds; check bands,
 
 torture: $(VENV)/.dev ## Torment every store in every mode for eight minutes, and write down what became of effects and replies
 	$(BIN)/python -m tests.torture --write
+	$(BIN)/python -m tests.asgi.large --mib 1024
 
 golden: $(VENV)/.dev ## Write the lab's golden report, its catalogue, the check of its simulator and the defaults' tables anew
 	$(BIN)/python -m resilient.lab.theory --markdown > benchmarks/results/theory.md
