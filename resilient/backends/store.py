@@ -65,6 +65,7 @@ __all__ = [
     "Record",
     "Replay",
     "Run",
+    "Schema",
     "Stats",
     "Store",
     "Transaction",
@@ -207,6 +208,18 @@ class BlockingTransaction(Protocol):
 
     def rollback(self) -> None:
         """Undo the effect. The connection cannot write any more."""
+        ...
+
+
+class Schema(Protocol):
+    """The tables of a store, which has them as `BlockingStore.schema` where it makes them itself."""
+
+    def statements(self) -> list[str]:
+        """What makes the tables in an empty database."""
+        ...
+
+    def migrate(self) -> list[str]:
+        """Make the tables, or bring them up to date, whatever the store was told; return what was run."""
         ...
 
 
