@@ -308,7 +308,8 @@ class Transaction(Protocol):
     async def commit(self, result: bytes | None, *, ttl: float) -> bool:
         """Record `result` and commit it together with the effect.
 
-        False when the transaction had been undone before: then nothing of the effect is left.
+        False when the transaction had been undone before: then nothing of the effect is left. Raises `LeaseLost` when
+        somebody else took over while it was open, which is possible where it keeps nobody waiting.
         """
         ...
 

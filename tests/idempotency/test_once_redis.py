@@ -16,7 +16,9 @@ import pytest
 from resilient import once
 from resilient.backends.redis import RedisEffect, RedisStore
 from resilient.errors import InProgress, LeaseLost, StoreUnavailable
+from resilient.events import ClaimLost, Event
 from resilient.idempotency import BlockingClaim, Claim
+from resilient.runtime import Runtime
 from tests.servers.valkey import Valkey
 
 
@@ -115,17 +117,17 @@ def test_an_effect_whose_reading_was_overtaken_is_tried_again_at_once(till: Till
 
 
 def test_whoever_was_taken_over_inside_a_transaction_writes_nothing(till: Till, backend: str) -> None:
-    held = anyio.Event
-    started: list[anyio.Event] = []
+    told: list[Event] = []
+    overtaken: list[int] = []
 
-    @once(till.store, key=lambda payment: payment, lease=30.0)
+    @once(till.store, key=lambda payment: payment, scope="s", runtime=Runtime(emit=told.append))
     async def pay(claim: Claim, payment: str) -> str:
         async with claim.transaction() as connection:
             till.charge(connection, payment, 1)
-            if not started:
-                started.append(held())
+            if not overtaken:
+                overtaken.append(claim.fence)
                 # As if the process had been stopped for longer than the lease.
-                till.server.ask("HSET", f"resilient:{{{till.store.tag}}}:claim:{place(pay)}:a", "lease", "1")
+                till.server.ask("HSET", f"resilient:{{{till.store.tag}}}:claim:1:s:{payment}", "lease", "1")
                 assert await pay(payment) == "done"
         return "done"
 
@@ -137,11 +139,7 @@ def test_whoever_was_taken_over_inside_a_transaction_writes_nothing(till: Till, 
 
     anyio.run(main, backend=backend)
     assert till.state() == (1, ["a"])
-
-
-def place(decorated: Any) -> str:
-    scope = f"{decorated.__module__}.{decorated.__qualname__}"
-    return f"{len(scope)}:{scope}"
+    assert [each.fence for each in told if isinstance(each, ClaimLost)] == overtaken
 
 
 def test_fenced_and_at_most_once_need_no_effect_here(till: Till, backend: str) -> None:

@@ -49,6 +49,8 @@ class Operation:
     fate: Fate
     random: Random
     runtime: Runtime
+    wait: float = 0.0
+    """Seconds for which callers wait for each other."""
     slow: float = 0.15
     """The share of handlers that take longer than their lease."""
     failing: float = 0.03
@@ -64,6 +66,7 @@ class Operation:
             ttl=TTL,
             lease=self.lease,
             runtime=self.runtime,
+            wait=self.wait,
             resumable=self.way != "one_commit",
         )
 

@@ -29,6 +29,8 @@ SERVERS = 5
 HOSTS = ("thread", "asyncio", "trio")
 HEARTS = ("cut", "beats", "lost", "beats", "slow", "beats", "beats")
 SHIFTS = (0.0, 3600.0, -3600.0)
+WAITS = (0.0, 0.0, 0.0, 0.4)
+"""Seconds for which callers wait for each other: longer than a lease."""
 
 
 @dataclass
@@ -81,6 +83,7 @@ class Torture:
         self._hosts = itertools.cycle(self.hosts)
         self._hearts = itertools.cycle(self.hearts)
         self._shifts = itertools.cycle(SHIFTS)
+        self._waits = itertools.cycle(WAITS)
         self._faults = itertools.cycle(self.faults)
         self._asleep: list[tuple[float, int]] = []
         self._seen = 0
@@ -125,6 +128,7 @@ class Torture:
             width=self.width,
             heart=next(self._hearts),
             shift=next(self._shifts),
+            wait=next(self._waits),
         )
 
     def _next_fate(self) -> tuple[str, str]:

@@ -36,6 +36,7 @@ def serve(config: Config) -> None:
         lease=config.lease,
         principal=lambda scope: "torture",
         mode=mode_of(config.way),
+        wait=config.wait,
         resumable=config.way != "one_commit",
         runtime=worker.runtime,
     )

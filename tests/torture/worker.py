@@ -61,6 +61,7 @@ class Config:
     heart: str = "beats"
     shift: float = 0.0
     """Seconds by which this process's clocks are wrong."""
+    wait: float = 0.0
     slow: float = 0.15
     failing: float = 0.03
     mutant: str = ""
@@ -110,6 +111,7 @@ class Worker:
             fate=self.fate,
             random=self.random,
             runtime=self.runtime,
+            wait=config.wait,
             slow=config.slow,
             failing=config.failing,
         )

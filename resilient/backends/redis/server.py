@@ -226,8 +226,6 @@ class LoopPool(_Limits):
             await connection.connect()
         except BaseException as error:
             await connection.disconnect(nowait=True)
-            if isinstance(error, redis.TimeoutError):
-                raise self._silent() from error
             if isinstance(error, redis.RedisError):
                 raise self._unreachable(error) from error
             raise
