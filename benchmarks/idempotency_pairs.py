@@ -179,14 +179,14 @@ def pairs_of_sqlite(folder: Path) -> Sequence[Pair]:
         raw.execute("COMMIT")
 
     def first() -> None:
-        key = f"key {next(numbers)}"
+        key = f"key {next(numbers):012}"
         claim(key)
         raw.execute("BEGIN IMMEDIATE")
         raw.execute("UPDATE records SET result = ? WHERE key = ?", (RESULT, key))
         raw.execute("COMMIT")
 
     def first_with_effect() -> None:
-        key = f"key {next(numbers)}"
+        key = f"key {next(numbers):012}"
         claim(key)
         raw.execute("BEGIN IMMEDIATE")
         raw.execute("INSERT INTO payments VALUES (?, 500)", (key,))
@@ -197,6 +197,7 @@ def pairs_of_sqlite(folder: Path) -> Sequence[Pair]:
         raw.execute("SELECT * FROM records WHERE key = 'z done'").fetchone()
 
     raw.execute("INSERT INTO records VALUES ('z done', ?, ?, ?)", (FINGERPRINT, OWNER, RESULT))
+    raw.executemany("INSERT INTO records VALUES (?, ?, ?, NULL)", [(f"before {n:02}", b"", "") for n in range(100)])
     return [
         Pair("SQLite", "first: 2 commits", repeated(first_in(store)), repeated(first), 1.3),
         Pair("SQLite", "first, transactional: 2 commits", repeated(pay), repeated(first_with_effect), 1.3),

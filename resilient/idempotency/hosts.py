@@ -119,12 +119,12 @@ class LoopHost:
             await step()
             await run()
 
+        on_asyncio = _on_asyncio()
+        if on_asyncio and runtime.sleep is _USUAL.sleep:  # the loop's timers are as good, and cheaper
+            return _Later(interval, go_on).cancel
         with detached():
-            if _on_asyncio():
-                if runtime.sleep is _USUAL.sleep:  # the loop's timers are as good, and cheaper
-                    return _Later(interval, go_on).cancel
-                task = _start(run())
-                return task.cancel
+            if on_asyncio:
+                return _start(run()).cancel
             import trio
 
             scope = trio.CancelScope()
@@ -147,7 +147,8 @@ class _Later:
         self._stop: Callable[[], object] = asyncio.get_running_loop().call_later(seconds, self._begin, run).cancel
 
     def _begin(self, run: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        self._stop = _start(run()).cancel
+        with detached():
+            self._stop = _start(run()).cancel
 
     def cancel(self) -> None:
         """Do not begin, or end."""
