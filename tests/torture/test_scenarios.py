@@ -56,20 +56,24 @@ def answers(torture: Torture, key: str) -> Counter[str]:
     return Counter(event.get("error", "ok") for event in ends)
 
 
-def test_of_two_hundred_duplicates_at_once_one_runs(ground: Ground, tmp_path: Path, fleet: Fleet) -> None:
+@pytest.mark.parametrize("web", [False, True], ids=["directly", "over http"])
+def test_of_two_hundred_duplicates_at_once_one_runs(ground: Ground, tmp_path: Path, fleet: Fleet, web: bool) -> None:
     """Under one key with one payload, and under another with two."""
-    torture = torture_at(ground, tmp_path, fleet)
+    torture = torture_at(ground, tmp_path, fleet, web=web)
     start = time.time() + 1.0
-    config = torture.config() | {"width": THREADS, "slow": 0.0, "failing": 0.0, "lease": 30.0}
+    config = torture.config() | {"slow": 0.0, "failing": 0.0, "lease": 30.0, "patience": 30.0}
+    server = [fleet.start("serve", **config)] if web else []
+    config["width"] = THREADS
     moments = {"same": start, "mixed": start + 1.0}
     crowd = [fleet.start("crowd", **config, moments=moments, payloads=[RIGHT, WRONG]) for _ in range(PROCESSES)]
     assert [fleet.wait(pid) for pid in crowd] == [0] * PROCESSES
+    fleet.end(*server)
     verdict = torture.judge(finished=True)
-    assert verdict.violations == []
-    assert (verdict.calls, verdict.begun) == (2 * PROCESSES * THREADS, 2)
+    assert (verdict.violations, verdict.calls, verdict.begun) == ([], 2 * PROCESSES * THREADS, 2)
     assert set(answers(torture, "same")) <= {"ok", "InProgress"}
     assert set(answers(torture, "mixed")) <= {"ok", "InProgress", "KeyReused"}
     assert answers(torture, "mixed")["KeyReused"] >= PROCESSES * THREADS // 2 - PROCESSES
+    assert torture.finish().violations == []
 
 
 @pytest.mark.parametrize("close", [True, False], ids=["closed", "open"])

@@ -67,6 +67,8 @@ class Config:
     mutant: str = ""
     port: int = 0
     """Where the web application listens, if it is called over HTTP."""
+    patience: float = 1.5
+    """Seconds that a client waits there: longer than a lease and a pause of the process that serves it."""
     seconds: float = 3600.0
     """When to end by itself."""
 
