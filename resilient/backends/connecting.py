@@ -21,7 +21,7 @@ def connect(url: str) -> Store:
         A new store in this process's memory. Options: `max_records`.
     `sqlite:///orders.db`, `sqlite:////var/lib/orders.db`
         A file, relative to the working directory (three slashes) or absolute (four). Options: `busy_timeout`,
-        `threads`.
+        `threads`, `migrate=false`.
     `postgresql://user@host/orders`
         A database, as libpq reads it, with the options that libpq knows. Ours: `pool_size`, `timeout`, `lock_timeout`,
         `migrate=false`. Takes the extra `postgres`.
@@ -58,7 +58,10 @@ def _sqlite(parts: SplitResult, options: dict[str, str]) -> Store:
     if parts.netloc or not path:
         raise ValueError(f"store={parts.geturl()!r}: write sqlite:///relative.db or sqlite:////absolute.db")
     return SQLiteStore(
-        path, busy_timeout=_take(options, "busy_timeout", float, 5.0), threads=_take(options, "threads", int, 8)
+        path,
+        busy_timeout=_take(options, "busy_timeout", float, 5.0),
+        threads=_take(options, "threads", int, 8),
+        migrate=_take_flag(options, "migrate", default=True),
     )
 
 

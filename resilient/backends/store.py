@@ -45,7 +45,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, TypeAlias, TypeVar, final, runtime_checkable
+from typing import Any, Literal, NamedTuple, Protocol, TypeAlias, TypeVar, final, runtime_checkable
 
 __all__ = [
     "STARTED",
@@ -65,6 +65,7 @@ __all__ = [
     "Record",
     "Replay",
     "Run",
+    "Schema",
     "Stats",
     "Store",
     "Transaction",
@@ -89,12 +90,11 @@ STARTED = "started"
 
 
 @final
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Run:
+class Run(NamedTuple):
     """The caller may run, and proves it with `fence` in every later write.
 
     `takeover` tells that somebody began under this key before and did not finish; `recovery_point` and
-    `recovery_data` are what they saved last.
+    `recovery_data` are what they saved last. A tuple, as a frozen dataclass takes five times as long to make.
     """
 
     scope: str
@@ -208,6 +208,18 @@ class BlockingTransaction(Protocol):
 
     def rollback(self) -> None:
         """Undo the effect. The connection cannot write any more."""
+        ...
+
+
+class Schema(Protocol):
+    """The tables of a store, which has them as `BlockingStore.schema` where it makes them itself."""
+
+    def statements(self) -> list[str]:
+        """What makes the tables in an empty database."""
+        ...
+
+    def migrate(self) -> list[str]:
+        """Make the tables, or bring them up to date, whatever the store was told; return what was run."""
         ...
 
 

@@ -77,7 +77,8 @@ class Claims:
     ) -> Opened | Answer:
         """Ask for the right to run, and open the transaction of the effect."""
         idle = min(_ms(lease), _LONGEST_IDLE)
-        values = (_ms(self._lock_timeout), idle, scope, key, fingerprint, owner, lease, ttl, lease, ttl, True)
+        claim = (scope, key, fingerprint, owner, lease, ttl, lease, ttl, True)
+        values = (_ms(self._lock_timeout), idle, key, scope, *claim)
         broken = False
         for _ in range(_ROUNDS):
             _, answer = await self._look(scope, key, fingerprint, takeover=True)

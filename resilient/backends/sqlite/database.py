@@ -9,6 +9,7 @@ lost without an error (https://www.sqlite.org/howtocorrupt.html, section 2.6). S
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import sqlite3
 import threading
@@ -31,6 +32,8 @@ _LONGEST_WAIT = 3600.0
 """Seconds: an hour, and well below what SQLite can count."""
 _WAL_RETRY = 0.01
 """Seconds between attempts to switch a new file to the write-ahead log."""
+
+_SCHEMA = "CREATE TABLE IF NOT EXISTS resilient_schema (tables TEXT PRIMARY KEY, version INTEGER NOT NULL)"
 
 
 class Connection(sqlite3.Connection):
@@ -137,6 +140,8 @@ class Database:
         Seconds to wait for the write lock.
     `on_connect`
         Is called with every new connection: for pragmas, functions, collations and the row factory of effects.
+    `migrate`
+        Whether the tables are made and brought up to date when the file is first used.
 
     Every commit is synced to disk: with less, the last commits may be lost with the power, and then their effects
     run again.
@@ -150,6 +155,7 @@ class Database:
         migrations: Sequence[Sequence[str]],
         busy_timeout: float,
         on_connect: Callable[[sqlite3.Connection], object] | None = None,
+        migrate: bool = True,
     ) -> None:
         if not 0 < busy_timeout <= _LONGEST_WAIT:
             raise ValueError(f"busy_timeout={busy_timeout!r}: more than 0 seconds, at most {_LONGEST_WAIT}")
@@ -158,6 +164,7 @@ class Database:
         self._migrations = migrations
         self._busy_timeout = busy_timeout
         self._on_connect = on_connect
+        self._may_migrate = migrate
         self.start_over()
         _databases.add(self)
 
@@ -165,6 +172,7 @@ class Database:
         """Forget all connections: at the beginning, and in a forked child."""
         self._writing = _write_locks.setdefault(self.path, threading.Lock())
         self._preparing = threading.Lock()
+        self._had_effects = False
         self._drop_idle()
 
     @contextlib.contextmanager
@@ -195,6 +203,7 @@ class Database:
             connection = self._connect(EffectConnection, isolation_level="IMMEDIATE")
             self._acquire()
             connection.writing = self._writing
+            self._had_effects = True
             try:
                 connection.execute("BEGIN IMMEDIATE")
             except BaseException:
@@ -208,6 +217,11 @@ class Database:
         self._drop_idle()
         while idle:
             idle.pop().close()
+        if self._had_effects:
+            # The connection of an effect is left to whoever still holds it. Nobody mostly does, but its cache of
+            # statements refers back to it, so that it stays open, and would be in the way of a fork.
+            self._had_effects = False
+            gc.collect()
 
     @contextlib.contextmanager
     def reporting(self) -> Generator[None]:
@@ -278,11 +292,37 @@ class Database:
                 return
             connection = self._connect(Connection, isolation_level=None)
             self._switch_to_wal(connection)
-            if self._version(connection) != len(self._migrations):
+            version = self._version(connection)
+            if version < len(self._migrations) and not self._may_migrate:
+                raise StoreUnavailable(
+                    f"{self.path}: its {self._tables} have version {version}, and this release needs "
+                    f"{len(self._migrations)}: run `resilient store migrate` with its URL"
+                )
+            if version != len(self._migrations):
                 with self._queue(), _transact(connection):
                     self._migrate(connection)
             self._idle.append(connection)
             self._prepared = True
+
+    def statements(self, version: int = 0) -> list[str]:
+        """What leads from a version of the tables to the newest one."""
+        newest = len(self._migrations)
+        if version >= newest:
+            return []
+        steps = [statement for statements in self._migrations[version:] for statement in statements]
+        note = f"INSERT OR REPLACE INTO resilient_schema VALUES ('{self._tables}', {newest})"  # noqa: S608 - constants
+        return [_SCHEMA, *steps, note]
+
+    def migrate(self) -> list[str]:
+        """Make the tables, or bring them up to date, whatever the constructor said; return what was run."""
+        with self.reporting():
+            connection = self._connect(Connection, isolation_level=None)
+            self._switch_to_wal(connection)
+            version = self._version(connection)
+            if version != len(self._migrations):
+                with self._queue(), _transact(connection):
+                    self._migrate(connection)
+        return self.statements(version)
 
     def _switch_to_wal(self, connection: Connection) -> None:
         runtime = current_runtime()
@@ -300,9 +340,7 @@ class Database:
             raise StoreUnavailable(f"{self.path}: SQLite's write-ahead log is not to be had here (it is {mode!r})")
 
     def _version(self, connection: Connection) -> int:
-        connection.execute(
-            "CREATE TABLE IF NOT EXISTS resilient_schema (tables TEXT PRIMARY KEY, version INTEGER NOT NULL)"
-        )
+        connection.execute(_SCHEMA)
         find = "SELECT version FROM resilient_schema WHERE tables = ?"
         row: tuple[int] | None = connection.execute(find, (self._tables,)).fetchone()
         return 0 if row is None else row[0]
