@@ -160,7 +160,7 @@ def _try(call: Callable[[], object]) -> object:
 def test_a_clients_clock_takes_nobodys_lease(ground: Ground, tmp_path: Path) -> None:
     """An hour fast or slow: a lease is as long as the store says, and is renewed in time."""
     store = place_at(ground, tmp_path).store()
-    lease = 0.5
+    lease = 1.0
     pairs = {f"{holder:+} {other:+}": (holder, other) for holder in (0, 3600, -3600) for other in (0, 3600, -3600)}
     running, go_on = threading.Barrier(len(pairs) + 1), threading.Event()
 
@@ -184,7 +184,7 @@ def test_a_clients_clock_takes_nobodys_lease(ground: Ground, tmp_path: Path) -> 
     for thread in threads:
         thread.start()
     running.wait(20)
-    until = time.monotonic() + 1.5 * lease
+    until = time.monotonic() + 1.2 * lease
     while time.monotonic() < until:
         for pair, (_, other) in pairs.items():
             with pytest.raises(InProgress) as caught:
@@ -204,7 +204,7 @@ from resilient.backends.connecting import connect
 from resilient.errors import InProgress
 from resilient.idempotency import once
 
-@once(connect(sys.argv[1]), key=lambda: "k", scope="torture", mode="fenced", lease=0.5)
+@once(connect(sys.argv[1]), key=lambda: "k", scope="torture", mode="fenced", lease=1.0)
 def work(claim):
     return "by the other"
 
@@ -222,7 +222,7 @@ def test_a_process_whose_whole_clock_is_wrong_takes_nobodys_lease(ground: Ground
     store = connect(url)
     outs = []
 
-    @once(store, key=lambda: "k", scope="torture", mode="fenced", lease=0.5)
+    @once(store, key=lambda: "k", scope="torture", mode="fenced", lease=1.0)
     def work(claim: BlockingClaim) -> None:
         command = [sys.executable, "-c", ASKING, url]
         others = {
@@ -236,7 +236,7 @@ def test_a_process_whose_whole_clock_is_wrong_takes_nobodys_lease(ground: Ground
     work()
     for shift, clock, retry_after in outs:
         assert abs(clock - time.time() - shift) < 60
-        assert 0 < retry_after <= 0.5
+        assert 0 < retry_after <= 1.0
     store.blocking.close()
 
 
@@ -290,7 +290,7 @@ def test_a_retry_at_the_very_end_of_retention_runs_once_while_others_collect(gro
         assert race.results[key] <= {b"%d" % fence for fence, _, _ in done}
         # A result is kept for the whole of its time: nobody else recorded one before its end.
         for (_, asked, _), (_, _, next_done) in itertools.pairwise(done):
-            assert next_done - asked >= TTL
+            assert next_done - asked >= TTL - 0.001  # stores count milliseconds
     store.close()
 
 
