@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from resilient.runtime import Runtime
     from resilient.verdict import Classifier
 
-__all__ = ["Attribute", "Call", "End", "Next", "Policy", "Priority", "new_call"]
+__all__ = ["Attribute", "Call", "End", "Form", "Next", "Policy", "Priority", "new_call"]
 
 T = TypeVar("T")
 
@@ -48,6 +48,34 @@ class Attribute(Generic[T]):
 
     def __repr__(self) -> str:
         return f"Attribute({self.name!r}, {self.default!r})"
+
+
+class Form(Protocol):
+    """How a call is kept beyond its process: as the bytes of its request, and of its result."""
+
+    def keep(self, headers: frozenset[str], limit: int) -> tuple[str, bytes, bytes]:
+        """Return what the request is to be kept as: where it goes, its bytes, and a digest that a repetition shares.
+
+        `headers` names what is kept of them. Raises `ValueError` for a request of which the same bytes cannot be sent
+        again, or which are more than `limit`.
+        """
+        ...
+
+    def lacks(self, request: bytes) -> str | None:
+        """Say why this request is not the one that was kept as `request`; None: it is."""
+        ...
+
+    async def keep_result(self, result: Any, limit: int) -> bytes | None:
+        """Return the bytes of a result, which can still be read; None where they are more than `limit`."""
+        ...
+
+    def load_result(self, data: bytes) -> Any:
+        """Make a result from its bytes."""
+        ...
+
+    def is_final(self, result: Any) -> bool:
+        """Whether it is what the operation came to, and not what kept it from being processed."""
+        ...
 
 
 End: TypeAlias = Callable[[BaseException | None], None]
@@ -109,6 +137,8 @@ class Call:
     attributes: Mapping[Attribute[Any], Any] | None = None
     invoke: Callable[[Call], Awaitable[Any]]
     """The innermost step."""
+    form: Form | None = None
+    """How its protocol keeps it; None for a function."""
     blocking: bool = False
     """A plain function: no event loop, waits use `runtime.pause`."""
     parent: Call | None

@@ -20,6 +20,7 @@ from resilient.http.body import Body, close_quietly
 from resilient.http.classify import classify_http
 from resilient.http.connections import SECURE, Connectivity, Verify, Wire
 from resilient.http.exchange import Exchange
+from resilient.http.keeping import HttpForm
 from resilient.http.package import package_of
 from resilient.http.probing import HttpProbes
 from resilient.http.punctual import make_punctual
@@ -125,6 +126,7 @@ def _begin(begin: Callable[..., Call], exchange: Exchange, name: str, options: O
     call = begin(name, exchange.invoke, exchange.request, repeatable=exchange.repeatable, options=options)
     exchange.prepare(call)
     call.classify = classify_http
+    call.form = HttpForm(exchange)
     call.blocking = exchange.sync
     call.ends = []
     return call

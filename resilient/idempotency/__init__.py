@@ -9,18 +9,26 @@ from __future__ import annotations
 from resilient.backends.connecting import connect
 from resilient.backends.store import Mode, Record, Stats, Store
 from resilient.idempotency.claim import BlockingClaim, Claim
+from resilient.idempotency.derived import derived
+from resilient.idempotency.intents import BlockingIntents, Intent, Intents, Report, Resumed
 from resilient.idempotency.keys import format_key, parse_key
 from resilient.idempotency.once import Once, once
 
 __all__ = [
     "BlockingClaim",
+    "BlockingIntents",
     "Claim",
+    "Intent",
+    "Intents",
     "Mode",
     "Once",
     "Record",
+    "Report",
+    "Resumed",
     "Stats",
     "Store",
     "connect",
+    "derived",
     "format_key",
     "once",
     "parse_key",

@@ -1,0 +1,173 @@
+"""Clients and servers that are killed, as real processes: one effect, one key, one body, and the result is found."""
+
+from __future__ import annotations
+
+import json
+import signal
+import socket
+import sqlite3
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import pytest
+
+from tests.servers.process import Server
+
+KILLS = 7
+ROOT = Path(__file__).parents[2]
+TELLER = [sys.executable, "-m", "tests.idempotency.teller"]
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+class BankServer(Server):
+    name = "bank"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.dies = "never"
+        connection = sqlite3.connect(self.folder / "bank.db")
+        # No constraint: a duplicate must be seen, not prevented.
+        connection.execute("CREATE TABLE payments (id INTEGER PRIMARY KEY AUTOINCREMENT, reference TEXT)")
+        connection.close()
+
+    def command(self) -> Sequence[str]:
+        return [*TELLER, "serve", str(self.folder), str(self.port), self.dies]
+
+    def launch(self) -> None:
+        if self.process is None:
+            with self.log.open("ab") as log:
+                self.process = subprocess.Popen(self.command(), stdout=log, stderr=log, cwd=ROOT)
+
+    def answers(self) -> bool:
+        with socket.create_connection(("127.0.0.1", self.port), 1):
+            return True
+
+    def client(self, how: str, dies: str, *orders: str, folder: str = ".") -> subprocess.Popen[str]:
+        place = self.folder / folder
+        place.mkdir(exist_ok=True)
+        command = [*TELLER, how, str(place), f"http://127.0.0.1:{self.port}", dies, *orders]
+        return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+    def payments(self) -> list[str]:
+        connection = sqlite3.connect(self.folder / "bank.db")
+        try:
+            return [order for (order,) in connection.execute("SELECT reference FROM payments ORDER BY id")]
+        finally:
+            connection.close()
+
+    def check(self, *orders: str) -> None:
+        """Each order was paid once, under one key and with one body, and everybody was told the same."""
+        assert Counter(self.payments()) == dict.fromkeys(orders, 1)
+        bodies: dict[str, set[str]] = {}
+        for request in read(self.folder / "requests"):
+            if request["body"]:
+                bodies.setdefault(request["body"], set()).add(request["key"])
+        assert {json.loads(body)["order"] for body in bodies} == set(orders)
+        assert all(len(keys) == 1 for keys in bodies.values())
+        told: dict[str, set[str]] = {}
+        for answer in [line for path in self.folder.rglob("answers") for line in read(path)]:
+            assert answer["status"] == 201
+            told.setdefault(answer["order"], set()).add(answer["text"])
+        assert all(len(texts) == 1 for texts in told.values())
+
+
+@pytest.fixture
+def bank() -> Iterator[BankServer]:
+    with BankServer() as server:
+        yield server
+
+
+# How it runs, when it dies, whether it was paid by then, and whether something is left to be resumed.
+DEATHS = [
+    ("asyncio", "before it is written down", False, False),
+    ("asyncio", "before it is sent", False, True),
+    ("asyncio", "before it is read", True, True),
+    ("asyncio", "before the result is written down", True, True),
+    ("asyncio", "after the result is written down", True, False),
+    ("trio", "before it is read", True, True),
+    ("plain", "before it is sent", False, True),
+    ("plain", "before the result is written down", True, True),
+]
+
+
+def test_a_client_that_is_killed_finishes_what_it_began(bank):
+    orders = [f"order-{number}" for number in range(len(DEATHS))]
+    killed = [
+        bank.client(how, moment, order, folder=order) for order, (how, moment, *_) in zip(orders, DEATHS, strict=True)
+    ]
+    for process in killed:
+        _, error = process.communicate(timeout=40)
+        assert process.returncode == -signal.SIGKILL, error
+    assert sorted(bank.payments()) == [order for order, death in zip(orders, DEATHS, strict=True) if death[2]]
+    time.sleep(0.5)  # the leases of the dead
+    again = [bank.client(how, "never", order, folder=order) for order, (how, *_) in zip(orders, DEATHS, strict=True)]
+    for order, (*_, resumed), process in zip(orders, DEATHS, again, strict=True):
+        out, error = process.communicate(timeout=40)
+        assert process.returncode == 0, error
+        receipt = f"receipt {1 + bank.payments().index(order)} for {order}"
+        assert out.splitlines() == [f"{what} {receipt}" for what in (["resumed", "paid"] if resumed else ["paid"])]
+    bank.check(*orders)
+
+
+@pytest.mark.parametrize("moment", ["before the effect", "before the commit", "before the reply"])
+def test_a_server_that_is_killed_is_asked_again_under_the_same_key(bank, moment):
+    bank.kill()
+    bank.dies = moment
+    bank.start()
+    client = bank.client("asyncio", "never", "a")
+    assert bank.process is not None
+    assert bank.process.wait(20) == -signal.SIGKILL
+    bank.kill()
+    bank.dies = "never"
+    bank.start()
+    out, error = client.communicate(timeout=40)
+    assert client.returncode == 0, error
+    assert out == "paid receipt 1 for a\n"
+    assert len({request["key"] for request in read(bank.folder / "requests")}) == 1
+    bank.check("a")
+
+
+def test_whoever_is_killed_and_whenever_each_order_is_paid_once(bank):
+    random = Random(5)
+    orders = [f"order-{number}" for number in range(45)]
+    clients: dict[str, tuple[list[str], subprocess.Popen[str] | None]] = {}
+    for number, how in enumerate(["asyncio", "trio", "plain"]):
+        clients[how] = (orders[number::3] + orders[number - 1 :: 3][:5], None)  # some are paid by two of them
+    kills = 0
+    deadline = time.monotonic() + 45
+    left = set(clients)
+    while left:
+        assert time.monotonic() < deadline, "the machine is too busy for this"
+        for how in sorted(left):
+            mine, process = clients[how]
+            if process is None:
+                clients[how] = (mine, bank.client(how, "never", *mine))
+            elif process.poll() is not None:
+                _, error = process.communicate()
+                if process.returncode == 0:
+                    left.discard(how)
+                else:
+                    assert process.returncode == -signal.SIGKILL or "InProgress" in error, error
+                clients[how] = (mine, None)
+        if kills < KILLS:
+            time.sleep(random.uniform(0.2, 1.2))
+            victim = random.choice(["server", *sorted(left)])
+            kills += 1
+            if victim == "server":
+                bank.kill()
+                bank.start()
+            elif (process := clients[victim][1]) is not None:
+                process.kill()
+        else:
+            time.sleep(0.05)
+    assert kills == KILLS
+    bank.check(*orders)
