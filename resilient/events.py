@@ -16,17 +16,26 @@ __all__ = [
     "CircuitHalfOpened",
     "CircuitIsolated",
     "CircuitOpened",
+    "ClaimBegan",
+    "ClaimFailed",
+    "ClaimLost",
+    "ClaimRefused",
     "Event",
     "HedgeStarted",
+    "IdempotencyBypassed",
     "InstanceEjected",
     "InstanceHealthy",
     "InstancePicked",
     "InstanceRestored",
     "InstanceUnhealthy",
+    "OutcomeLeftUnknown",
+    "ResultRecorded",
+    "ResultReplayed",
     "RetriesExhausted",
     "RetryScheduled",
     "SnapshotApplied",
     "SnapshotStale",
+    "StoreFailed",
     "send_event",
 ]
 
@@ -148,6 +157,91 @@ class SnapshotStale(Event):
     """Discovery fails; the last good snapshot stays in force."""
 
     error: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClaimBegan(Event):
+    """An executor may run the operation `name` under `key`.
+
+    `takeover` tells that somebody began before and did not finish: that executor crashed, or is too slow for its lease.
+    """
+
+    key: str
+    fence: int
+    takeover: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResultRecorded(Event):
+    """The operation under `key` is done, for everybody.
+
+    `kept` is False where only that was recorded: a retry learns that it happened, and gets no result (too large, a
+    stream, not serialisable).
+    """
+
+    key: str
+    fence: int
+    kept: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClaimFailed(Event):
+    """An executor ended without a result: an exception, or `claim.release()`. `released`: the key is free at once."""
+
+    key: str
+    fence: int
+    released: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClaimLost(Event):
+    """An executor found its lease over: somebody else may run, and what this one came to is not recorded."""
+
+    key: str
+    fence: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResultReplayed(Event):
+    """A retry was answered with what was recorded."""
+
+    key: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClaimRefused(Event):
+    """Nothing ran: the key is being processed (`in_progress`), or belongs to another payload (`reused`)."""
+
+    key: str
+    reason: str
+    retry_after: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OutcomeLeftUnknown(Event):
+    """Nothing ran: whoever ran it under `key` before did not report, and it may not be repeated. To be reconciled."""
+
+    key: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoreFailed(Event):
+    """The store could not tell or could not record, and what it was asked for `key` was taken as refused."""
+
+    key: str
+    error: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IdempotencyBypassed(Event):
+    """The store failed, and the request was served all the same, as `on_store_failure="open"` asks: it may run twice.
+
+    `ran` is False where nothing has run yet (no claim could be taken), True where the outcome could not be recorded.
+    """
+
+    key: str
+    error: str
+    ran: bool
 
 
 def send_event(emit: Callable[[Event], None], event: Event) -> None:

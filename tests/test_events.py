@@ -20,7 +20,14 @@ SCHEDULED = RetryScheduled(at=1.0, name="orders", attempt=1, delay=0.5, reason="
 
 
 def build(kind: type[Event]) -> Event:
-    examples: dict[Any, object] = {float: 1.5, float | None: None, str: "a", int: 1, tuple[str, ...]: ("a", "b")}
+    examples: dict[Any, object] = {
+        bool: True,
+        float: 1.5,
+        float | None: None,
+        str: "a",
+        int: 1,
+        tuple[str, ...]: ("a", "b"),
+    }
     types = typing.get_type_hints(kind)
     arguments: dict[str, Any] = {field.name: examples[types[field.name]] for field in dataclasses.fields(kind)}
     return kind(**arguments)

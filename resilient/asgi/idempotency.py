@@ -5,15 +5,20 @@ from __future__ import annotations
 import inspect
 import logging
 import math
+import re
 from collections.abc import Awaitable, Callable, Iterable
-from typing import final
+from typing import Literal, TypeAlias, final, get_args
 
-from resilient.asgi.exchange import Exchange
-from resilient.asgi.problems import Problem
+from resilient.asgi.bodies import Body, TooLarge
+from resilient.asgi.exchange import Exchange, Manners
+from resilient.asgi.problems import Headers, Problem
 from resilient.asgi.recorded import Recorded
-from resilient.asgi.types import ASGIApp, Message, Receive, Scope, Send
+from resilient.asgi.types import ASGIApp, Receive, Scope, Send
 from resilient.backends.store import Mode, Replay, Store
+from resilient.context import current_runtime
 from resilient.errors import InProgress, KeyReused, OutcomeUnknown, StoreUnavailable
+from resilient.events import IdempotencyBypassed
+from resilient.idempotency.account import Account
 from resilient.idempotency.execution import Execution, Terms
 from resilient.idempotency.fingerprint import digest
 from resilient.idempotency.hosts import LoopHost
@@ -24,7 +29,12 @@ __all__ = ["IdempotencyMiddleware"]
 
 _log = logging.getLogger("resilient.asgi")
 
+OnStoreFailure: TypeAlias = Literal["closed", "open"]
+"""What a request gets that the store cannot decide about: a refusal, or a run without protection."""
+
 _HEADER = b"idempotency-key"
+_TRAILERS = "http.response.trailers"
+_URI_REFERENCE = re.compile(r"[!#-;=?-\[\]_a-z~%]+")
 _PATH_SHOWN = 128
 """Characters of the path that the scope shows to whoever reads the store's table."""
 
@@ -62,15 +72,31 @@ class IdempotencyMiddleware:
         dies between its effect and its response runs again. With `transactional`, what is written through the
         claim's transaction is committed together with the response.
     `max_body`
-        Bytes of a request's body (larger: 413) and of a response's (larger: recorded without it); 1 MiB.
+        Bytes of a response that are kept (larger: recorded without its body), and of a request that are kept in memory;
+        1 MiB.
+    `max_request`
+        Bytes of a request's body (larger: 413); `max_body` by default. A body is read whole before anything runs, to
+        compare it. What exceeds `max_body` waits in a temporary file that has no name (in ``TMPDIR``): as many of them
+        as there are requests at once, so let the server bound those.
+    `wait`
+        Seconds for which a duplicate waits for the one that runs, and for the end of its lease, before it gets 409
+        (0.0: at once). It does not wait longer than `ServingMiddleware` says that its client does.
+    `on_store_failure`
+        ``"closed"``: a request that the store cannot decide about gets 503 and does not run. ``"open"``: it runs,
+        without a claim in its scope, and a response that cannot be recorded goes out. Then a retry may run twice; each
+        time there is an `IdempotencyBypassed` event. Only in mode `fenced`.
+    `documentation`
+        A URI that every problem links to (``rel="describedby"``): where you tell how long keys are remembered.
     `methods`
         POST and PATCH: what HTTP does not make idempotent by itself.
     `runtime`
-        Replaces the ambient one.
+        Replaces the ambient one. It is told what becomes of each key (`ClaimBegan`, `ResultReplayed`, ...); the
+        operation's name is the method and the path.
 
     Answers of its own are ``application/problem+json``: 400 for a key that is none, 409 with ``Retry-After`` while the
     same request is running and without it where its outcome is unknown, 413, 422 for another request under the same
-    key, 503 when the store cannot tell (then nothing was run).
+    key, 503 when the store cannot tell (then nothing was run). Codes and header follow the IETF draft
+    ``draft-ietf-httpapi-idempotency-key-header`` (https://datatracker.ietf.org/doc/draft-ietf-httpapi-idempotency-key-header/).
 
     The response is recorded before its first byte is sent, whatever its status, without ``Set-Cookie``, ``Date`` and
     what belongs to the connection. Replays carry ``Idempotency-Replayed: true``. An exception records nothing: a
@@ -80,7 +106,9 @@ class IdempotencyMiddleware:
 
     A response that is longer than `max_body`, or a stream of events, is passed on as it comes and recorded without its
     body; so is its replay, with the same status. Every other response is held back until it is whole, and until then
-    the application is not told of a disconnect: its work is finished for the retry.
+    the application is not told of a disconnect: its work is finished for the retry. Trailers are recorded, and replayed
+    where the server has them. Files that the server would send by itself, and pushes, are not offered to the
+    application (frameworks then send the content); early hints pass, and are not replayed.
 
     Raises `ValueError` for terms that the store cannot keep.
     """
@@ -96,16 +124,30 @@ class IdempotencyMiddleware:
         require: bool = False,
         mode: Mode = "fenced",
         max_body: int = 1_048_576,
+        max_request: int | None = None,
+        wait: float = 0.0,
+        on_store_failure: OnStoreFailure = "closed",
+        documentation: str | None = None,
         methods: Iterable[str] = ("POST", "PATCH"),
         runtime: Runtime | None = None,
     ) -> None:
-        if max_body < 0:
-            raise ValueError(f"max_body={max_body!r}: bytes, at least 0")
+        max_request = max_body if max_request is None else max_request
+        for name, size in (("max_body", max_body), ("max_request", max_request)):
+            if size < 0:
+                raise ValueError(f"{name}={size!r}: bytes, at least 0")
+        if on_store_failure not in get_args(OnStoreFailure):
+            raise ValueError(f"on_store_failure={on_store_failure!r}: 'closed' or 'open'")
+        if on_store_failure == "open" and mode != "fenced":
+            raise ValueError(f"on_store_failure='open': it may run twice, which mode={mode!r} excludes; use 'fenced'")
         self.app = app
-        self._terms = Terms.agree(store, mode=mode, lease=lease, ttl=ttl, runtime=runtime)
+        self._terms = Terms.agree(store, mode=mode, lease=lease, ttl=ttl, runtime=runtime, wait=wait)
         self._principal = credential if principal is None else principal
         self._require = require
         self._max_body = max_body
+        self._max_request = max_request
+        self._open = on_store_failure == "open"
+        self._links = _links(documentation)
+        self._manners = Manners(max_body=max_body, open_on_failure=self._open, links=self._links)
         self._methods = frozenset(method.upper() for method in methods)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -117,7 +159,7 @@ class IdempotencyMiddleware:
         if lines:
             await self._serve(lines, scope, receive, send)
         elif self._require:
-            await _KEY_MISSING.send(send)
+            await _KEY_MISSING.send(send, self._links)
         else:
             await self.app(scope, receive, send)
 
@@ -125,48 +167,82 @@ class IdempotencyMiddleware:
         try:
             key = parse_key(lines)
         except ValueError as error:
-            await _key_malformed(str(error)).send(send)
+            await _key_malformed(str(error)).send(send, self._links)
             return
-        place = await self._place(scope)
+        principal = await self._name_principal(scope)
         try:
-            body = await _read_body(scope, receive, self._max_body)
-        except _TooLarge:
-            await _too_large(self._max_body).send(send)
+            body = await Body.read(scope, receive, memory=self._max_body, limit=self._max_request)
+        except TooLarge:
+            await _too_large(self._max_request).send(send, self._links)
+            return
+        except OSError:
+            _log.exception("a request's body could not be kept in a temporary file; the request was not run")
+            await _BODY_NOT_KEPT.send(send, self._links)
             return
         if body is None:
             return  # the client left before it had said what it wants
-        begun = await self._begin(place, key, _fingerprint(scope, body))
-        if isinstance(begun, Problem | Recorded):
-            await begun.send(send)
-        else:
-            await Exchange(begun, body, receive, send, max_body=self._max_body).run(self.app, scope)
+        try:
+            await self._answer(principal, key, body, scope, receive, send)
+        finally:
+            await body.close()
 
-    async def _place(self, scope: Scope) -> str:
-        """What a key is unique in: the caller, the method and the path, none of which the key can change."""
+    async def _answer(self, principal: str, key: str, body: Body, scope: Scope, receive: Receive, send: Send) -> None:
+        begun = await self._begin(principal, key, body, scope)
+        if isinstance(begun, Execution):
+            await Exchange(begun, body, receive, send, self._manners).run(self.app, scope)
+        elif isinstance(begun, Recorded):
+            await begun.send(send, trailers=_TRAILERS in (scope.get("extensions") or {}))
+        elif isinstance(begun, Problem):
+            await begun.send(send, self._links)
+        else:
+            await self.app(scope, body.then(receive), send)
+
+    async def _name_principal(self, scope: Scope) -> str:
         principal = self._principal(scope)
         if inspect.isawaitable(principal):
             principal = await principal
         if not isinstance(principal, str):
             raise TypeError(f"principal: it returned {principal!r}, and a caller is named by a str")
-        method, path = scope["method"], scope["path"]
-        mark = digest([principal.encode(), method.encode(), path.encode()])
-        return f"{method} {path[:_PATH_SHOWN]} {mark.hex()[:32]}"
+        return principal
 
-    async def _begin(self, place: str, key: str, fingerprint: bytes) -> Execution | Recorded | Problem:
+    async def _begin(self, principal: str, key: str, body: Body, scope: Scope) -> Execution | Recorded | Problem | None:
+        """What is to be done; None where the application runs without a claim."""
+        name = f"{scope['method']} {scope['path'][:_PATH_SHOWN]}"
+        place = _place(name, principal, scope)
         try:
-            begun = await self._terms.begin(LoopHost(), place, key, fingerprint)
+            begun = await self._terms.begin(LoopHost(), place, key, _fingerprint(scope, body.digest), name=name)
         except InProgress as error:
             return _in_progress(error.retry_after)
-        except KeyReused:
-            return _KEY_REUSED
-        except OutcomeUnknown:
-            return _OUTCOME_UNKNOWN
-        except StoreUnavailable:
-            _log.warning("the idempotency store failed; the request was not run", exc_info=True)
-            return _STORE_UNAVAILABLE
+        except (KeyReused, OutcomeUnknown) as error:
+            return _REFUSALS[type(error)]
+        except StoreUnavailable as error:
+            return self._without_store(error, Account(self._terms.runtime or current_runtime(), name, key))
         if isinstance(begun, Replay):
             return _OUTCOME_UNKNOWN if begun.result is None else Recorded.load(begun.result)
         return begun
+
+    def _without_store(self, error: StoreUnavailable, account: Account) -> Problem | None:
+        if not self._open:
+            _log.warning("the idempotency store failed; a request was not run", exc_info=error)
+            return _STORE_UNAVAILABLE
+        account.tell(IdempotencyBypassed, error=str(error), ran=False)
+        _log.warning("the idempotency store failed; a request runs without protection", exc_info=error)
+        return None
+
+
+def _place(name: str, principal: str, scope: Scope) -> str:
+    """What a key is unique in: the caller, the method and the path, none of which the key can change."""
+    mark = digest([principal.encode(), scope["method"].encode(), scope["path"].encode()])
+    return f"{name} {mark.hex()[:32]}"
+
+
+def _links(documentation: str | None) -> Headers:
+    """Where the IETF draft has a server say how keys are meant to be used."""
+    if documentation is None:
+        return []
+    if not _URI_REFERENCE.fullmatch(documentation):
+        raise ValueError(f"documentation={documentation!r}: a URI of visible ASCII characters")
+    return [(b"link", f'<{documentation}>; rel="describedby"'.encode())]
 
 
 def credential(scope: Scope) -> str:
@@ -176,31 +252,10 @@ def credential(scope: Scope) -> str:
 
 
 def _fingerprint(scope: Scope, body: bytes) -> bytes:
+    """What tells two requests under one key apart; `body` is the digest of the body."""
     content = [value for name, value in scope["headers"] if name.lower() in {b"content-encoding", b"content-type"}]
     asked = [scope["method"].encode(), scope["path"].encode(), scope.get("query_string", b"")]
     return digest([*asked, digest(content), body])
-
-
-class _TooLarge(Exception):
-    """The request's body is larger than what is compared."""
-
-
-async def _read_body(scope: Scope, receive: Receive, limit: int) -> bytes | None:
-    """Return the whole body; None when the client left before its end."""
-    declared = [value for name, value in scope["headers"] if name.lower() == b"content-length"]
-    if any(value.isdigit() and int(value) > limit for value in declared):
-        raise _TooLarge
-    body = bytearray()
-    more = True
-    while more:
-        message: Message = await receive()
-        if message["type"] == "http.disconnect":
-            return None
-        body += message.get("body", b"")
-        if len(body) > limit:
-            raise _TooLarge
-        more = message.get("more_body", False)
-    return bytes(body)
 
 
 def _key_malformed(detail: str) -> Problem:
@@ -246,9 +301,16 @@ _OUTCOME_UNKNOWN = Problem(
     detail="A request with this Idempotency-Key was begun and may have taken effect. It is not repeated, and has to be "
     "reconciled. Do not repeat it under another key.",
 )
+_REFUSALS: dict[type[Exception], Problem] = {KeyReused: _KEY_REUSED, OutcomeUnknown: _OUTCOME_UNKNOWN}
 _STORE_UNAVAILABLE = Problem(
     status=503,
     kind="idempotency-store-unavailable",
     title="The request was not processed",
     detail="Whether it was processed before cannot be told at the moment. Repeat it with the same Idempotency-Key.",
+)
+_BODY_NOT_KEPT = Problem(
+    status=503,
+    kind="idempotency-body-not-spooled",
+    title="The request was not processed",
+    detail="Its body could not be stored for comparison. Repeat it with the same Idempotency-Key.",
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import final
 
@@ -37,9 +38,9 @@ class Problem:
         }
         return json.dumps(content).encode()
 
-    async def send(self, send: Send) -> None:
-        """Answer with the problem."""
-        headers = [(b"content-type", b"application/problem+json"), *self.headers]
+    async def send(self, send: Send, more: Iterable[tuple[bytes, bytes]] = ()) -> None:
+        """Answer with the problem, and with `more` headers."""
+        headers = [(b"content-type", b"application/problem+json"), *self.headers, *more]
         await send_response(send, self.status, headers, self.body())
 
 

@@ -92,31 +92,30 @@ class BlockingMemoryStore:
         """Ask for the right to run."""
         place = (scope, key)
         with self._lock:
-            now = self._now()
+            runtime = self._runtime or current_runtime()
+            now = runtime.now()
             row = self._rows.get(place)
-            record = None if row is None else row.read(now)
-            if record is not None:
+            taken_over = False
+            if row is not None:
+                record = row.read(now)
                 answer = record.answer(fingerprint, takeover=takeover)
                 if answer is not None:
                     return answer
-            taken_over = record is not None and not record.forgotten
-            self._sweep(now, _SWEEP)
-            fence = self._next_fence()
+                taken_over = not record.forgotten
+            if self._dues and self._dues[0][0] <= now:
+                self._sweep(now, _SWEEP)
+            # Whoever was shown a fence may outlive this process: the next one has to continue above it.
+            fence = int(runtime.wall() * 1_000_000)
+            if fence <= self._last_fence:
+                fence = self._last_fence + 1
+            self._last_fence = fence
             new = _Row(fingerprint, fence, owner, now + lease, now + ttl, now)
             if row is not None and taken_over:
                 new.created_at = row.created_at
                 new.recovery_point = row.recovery_point
                 new.recovery_data = row.recovery_data
             self._put(place, new)
-        return Run(
-            scope=scope,
-            key=key,
-            fence=fence,
-            owner=owner,
-            takeover=taken_over,
-            recovery_point=new.recovery_point,
-            recovery_data=new.recovery_data,
-        )
+        return Run(scope, key, fence, owner, taken_over, new.recovery_point, new.recovery_data)
 
     def heartbeat(self, run: Run, *, lease: float) -> bool:
         """Let the lease begin anew."""
@@ -142,10 +141,11 @@ class BlockingMemoryStore:
             row = self._mine(run)
             if row is None:
                 return False
-            now = self._now()
             row.state, row.result = "done", result
-            row.lease_until, row.expires_at = now, now + ttl
-            self._schedule((run.scope, run.key), row)
+            row.lease_until = now = self._now()
+            row.expires_at = now + ttl
+            if row.expires_at < row.swept_at:
+                self._schedule((run.scope, run.key), row)
         return True
 
     def release(self, run: Run) -> bool:
@@ -205,12 +205,6 @@ class BlockingMemoryStore:
 
     def _now(self) -> float:
         return (self._runtime or current_runtime()).now()
-
-    def _next_fence(self) -> int:
-        # Whoever was shown a fence may outlive this process: the next one has to continue above it.
-        wall = (self._runtime or current_runtime()).wall()
-        self._last_fence = max(self._last_fence + 1, int(wall * 1_000_000))
-        return self._last_fence
 
     def _mine(self, run: Run) -> _Row | None:
         row = self._rows.get((run.scope, run.key))

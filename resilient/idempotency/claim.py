@@ -91,6 +91,15 @@ class _AnyClaim:
         """
         self._execution.released = True
 
+    def fail(self) -> None:
+        """Declare that this run failed, as an exception does that leaves the handler: no result is recorded.
+
+        For frameworks that answer an exception themselves, so that a response is all that can be seen from outside.
+        What was written in a transaction is undone and the key is free when the handler ends; a `fenced` lease is held
+        to its end; with `at_most_once` the outcome is unknown.
+        """
+        self._execution.failed = True
+
     def __repr__(self) -> str:
         return f"{type(self).__name__}(scope={self.scope!r}, key={self.key!r}, fence={self.fence})"
 

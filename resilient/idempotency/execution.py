@@ -5,17 +5,26 @@ A host decides what is waited for and how; everything else is the same for corou
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import math
-from collections.abc import Awaitable, Callable, Generator
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar, final, get_args
 
 from resilient.backends.connecting import connect
 from resilient.backends.store import Abandoned, Answer, Busy, Mismatch, Mode, Replay, Run, Store, Transaction
-from resilient.context import current_runtime
-from resilient.errors import InProgress, KeyReused, LeaseLost, OutcomeUnknown, ResilienceError, StoreUnavailable
+from resilient.context import current_runtime, surroundings
+from resilient.errors import InProgress, KeyReused, LeaseLost, OutcomeUnknown, StoreUnavailable
+from resilient.events import (
+    ClaimBegan,
+    ClaimFailed,
+    ClaimLost,
+    ClaimRefused,
+    OutcomeLeftUnknown,
+    ResultRecorded,
+    ResultReplayed,
+)
+from resilient.idempotency.account import Account
 from resilient.idempotency.hosts import Host
 from resilient.runtime import Runtime
 
@@ -24,6 +33,12 @@ __all__ = ["Execution", "Terms"]
 T = TypeVar("T")
 
 _log = logging.getLogger("resilient.idempotency")
+
+_FIRST_LOOK, _LAST_LOOK = 0.01, 0.25
+"""Seconds between two looks at a key that somebody else runs: doubled from the first to the last, and jittered."""
+
+_SHORTEST = 0.001
+"""Seconds: what stores round to."""
 
 _BEATS = 3
 """Heartbeats a lease: one may be lost, and another late, before the lease is."""
@@ -39,9 +54,19 @@ class Terms:
     lease: float
     ttl: float
     runtime: Runtime | None
+    wait: float = 0.0
 
     @classmethod
-    def agree(cls, store: Store | str, *, mode: Mode, lease: float, ttl: float, runtime: Runtime | None) -> Terms:
+    def agree(
+        cls,
+        store: Store | str,
+        *,
+        mode: Mode,
+        lease: float,
+        ttl: float,
+        runtime: Runtime | None,
+        wait: float = 0.0,
+    ) -> Terms:
         """Check the terms. Raises `ValueError`."""
         store = connect(store) if isinstance(store, str) else store
         if mode not in get_args(Mode):
@@ -51,18 +76,25 @@ class Terms:
         for name, seconds in (("lease", lease), ("ttl", ttl)):
             if not 0 < seconds < math.inf:
                 raise ValueError(f"{name}={seconds!r}: a finite number of seconds, more than 0")
-        return cls(store=store, mode=mode, lease=lease, ttl=ttl, runtime=runtime)
+        if not 0 <= wait < math.inf:
+            raise ValueError(f"wait={wait!r}: a finite number of seconds, at least 0")
+        return cls(store=store, mode=mode, lease=lease, ttl=ttl, runtime=runtime, wait=wait)
 
-    async def begin(self, host: Host, scope: str, key: str, fingerprint: bytes) -> Execution | Replay:
+    async def begin(
+        self, host: Host, scope: str, key: str, fingerprint: bytes, *, name: str | None = None
+    ) -> Execution | Replay:
         """Begin to run, or learn what came of it before.
+
+        `name` is what events call the operation; the scope by default.
 
         Raises `KeyReused`, `InProgress`, `OutcomeUnknown`, and `StoreUnavailable` for whatever the store cannot tell.
         """
         runtime = self.runtime or current_runtime()
+        account = Account(runtime, name or scope, key)
         store = host.face(self.store)
 
         async def step() -> Answer:
-            with _closed_on_failure(store):
+            with account.closed_on_failure(store):
                 return await store.begin(
                     scope,
                     key,
@@ -77,29 +109,54 @@ class Terms:
             if isinstance(answer, Run):
                 await store.release(answer)
 
-        match await host.shelter(step, undo):
+        answer = await host.shelter(step, undo)
+        if isinstance(answer, Busy) and self.wait:
+            answer = await self._wait(answer, lambda: host.shelter(step, undo), host, runtime)
+        match answer:
             case Run() as run:
-                return Execution(self, host, store, run, runtime)
+                account.tell(ClaimBegan, fence=run.fence, takeover=run.takeover)
+                return Execution(self, host, store, run, runtime, account)
             case Replay() as replay:
+                account.tell(ResultReplayed)
                 return replay
             case Mismatch():
+                account.tell(ClaimRefused, reason="reused", retry_after=None)
                 raise KeyReused(f"{key!r}: the key was used before, with another payload")
             case Busy(retry_after):
+                account.tell(ClaimRefused, reason="in_progress", retry_after=retry_after)
                 raise InProgress(f"{key!r}: the same key is being processed", retry_after=retry_after)
             case Abandoned():
+                account.tell(OutcomeLeftUnknown)
                 raise OutcomeUnknown(f"{key!r}: whoever ran it did not report; reconcile it")
+
+    async def _wait(self, answer: Busy, ask: Callable[[], Awaitable[Answer]], host: Host, runtime: Runtime) -> Answer:
+        """Ask again until the other one is done or its lease is over, no longer than the caller waits for an answer."""
+        here = surroundings()
+        left = self.wait if here.deadline is None else min(self.wait, here.deadline - here.runtime.now())
+        until = runtime.now() + left
+        pause = _FIRST_LOOK
+        now: Answer = answer
+        while isinstance(now, Busy) and (left := until - runtime.now()) > 0:
+            # No later than the lease ends: the other one may be dead, and then this one takes over.
+            look = min(left, max(now.retry_after, _SHORTEST), pause * (0.5 + runtime.random()))
+            await host.rest(look, runtime)
+            now = await ask()
+            pause = min(2 * pause, _LAST_LOOK)
+        return now
 
 
 @final
 class Execution:
     """Holds the lease while a handler runs, and ends exactly once: `complete` or `fail`, whichever comes first."""
 
-    def __init__(self, terms: Terms, host: Host, store: Store, run: Run, runtime: Runtime) -> None:
+    def __init__(self, terms: Terms, host: Host, store: Store, run: Run, runtime: Runtime, account: Account) -> None:
         self.run = run
+        self.account = account
         self.recovery_point = run.recovery_point
         self.recovery_data = run.recovery_data
         self.lost = False
         self.released = False
+        self.failed = False
         self._terms = terms
         self._host = host
         self._store = store
@@ -148,13 +205,15 @@ class Execution:
         self._check_ready()
         await self._host.shelter(lambda: self._save(point, data))
 
-    async def complete(self, result: bytes | None) -> None:
+    async def complete(self, result: bytes | None, *, kept: bool = True) -> None:
         """Record the result, together with the effect where a transaction is open.
+
+        `kept=False` tells that `result` only says that it happened.
 
         Raises `LeaseLost` when somebody else has taken over, and `StoreUnavailable` when the record could not be
         written: then the effect was undone in a transaction, and is unrecorded without one.
         """
-        await self._host.shelter(lambda: self._complete(result))
+        await self._host.shelter(lambda: self._complete(result, kept=kept))
 
     async def fail(self) -> None:
         """Record nothing: undo the transaction, and give the key back where nothing can have happened."""
@@ -179,10 +238,10 @@ class Execution:
         if not self.transactional:
             raise RuntimeError(f"mode={self._terms.mode!r}: only transactional mode has a transaction")
         self._check_ready()
-        with _closed_on_failure(self._store):
+        with self.account.closed_on_failure(self._store):
             transaction = await self._store.transaction(self.run)
         if transaction is None:
-            self.lost = True
+            self._lose()
             raise self._lease_lost()
         self._transaction, self._opened_at, self._writing = transaction, self._runtime.now(), True
         return transaction
@@ -199,17 +258,18 @@ class Execution:
     async def _save(self, point: str, data: bytes | None) -> None:
         async with self._turn:
             self._check_ready()
-            with _closed_on_failure(self._store):
-                self.lost = not await self._store.save(self.run, point, data)
-            if self.lost:
+            with self.account.closed_on_failure(self._store):
+                saved = await self._store.save(self.run, point, data)
+            if not saved:
+                self._lose()
                 raise self._lease_lost()
             self.recovery_point, self.recovery_data = point, data
 
-    async def _complete(self, result: bytes | None) -> None:
+    async def _complete(self, result: bytes | None, *, kept: bool) -> None:
         async with self._turn:
             if self._ended:
                 raise _over()
-            if self.released or self.lost or self._writing:
+            if self.released or self.failed or self.lost or self._writing:
                 obstacle = self._obstacle()
                 await self._finish_without_record()
                 if obstacle is not None:
@@ -220,13 +280,16 @@ class Execution:
             problem: StoreUnavailable | None = None
             recorded = False
             try:
-                with _closed_on_failure(self._store):
+                with self.account.closed_on_failure(self._store):
                     recorded = await self._record(transaction, result)
             except StoreUnavailable as error:
                 problem = error
             if recorded or (problem is not None and await self._was_recorded()):
+                self.account.tell(ResultRecorded, fence=self.run.fence, kept=kept and result is not None)
                 return
             if transaction is None:
+                if problem is None:
+                    self._lose()
                 raise problem or self._lease_lost()
             await self._quietly(self._give_back)
             raise problem or RuntimeError(
@@ -236,7 +299,7 @@ class Execution:
 
     def _obstacle(self) -> Exception | None:
         """Why there is nothing to record; None where the handler said so."""
-        if self.released:
+        if self.released or self.failed:
             return None
         if self.lost:
             return self._lease_lost()
@@ -263,6 +326,9 @@ class Execution:
         self._end()
         await self._quietly(self._roll_back)
         await self._quietly(self._give_back)
+        if not self.lost:
+            free = self.released or self.transactional
+            self.account.tell(ClaimFailed, fence=self.run.fence, released=free)
 
     async def _give_back(self) -> None:
         if self.released or self.transactional:
@@ -280,11 +346,12 @@ class Execution:
                 await self._quietly(self._renew)
             elif self._runtime.now() - self._opened_at > self._terms.lease:
                 # Nobody can take over while it is open, so there is nothing to renew; but everybody waits for it.
-                self.lost = True
+                self._lose()
                 await self._quietly(self._roll_back)
 
     async def _renew(self) -> None:
-        self.lost = not await self._store.heartbeat(self.run, lease=self._terms.lease)
+        if not await self._store.heartbeat(self.run, lease=self._terms.lease):
+            self._lose()
 
     async def _quietly(self, step: Callable[[], Awaitable[T]]) -> T | None:
         """Run a step whose failure changes nothing for the caller: the lease ends by itself."""
@@ -293,6 +360,10 @@ class Execution:
         except Exception:  # noqa: BLE001 - stores are anybody's; what they raise is logged
             _log.warning("key %r: %r failed", self.run.key, self._store, exc_info=True)
             return None
+
+    def _lose(self) -> None:
+        self.lost = True
+        self.account.tell(ClaimLost, fence=self.run.fence)
 
     def _end(self) -> None:
         self._ended = True
@@ -316,14 +387,3 @@ class Execution:
 
 def _over() -> RuntimeError:
     return RuntimeError("the claim has ended: its result is recorded, or it failed")
-
-
-@contextlib.contextmanager
-def _closed_on_failure(store: Store) -> Generator[None]:
-    """Fail closed: what a store cannot do is never taken for permission."""
-    try:
-        yield
-    except ResilienceError:
-        raise
-    except Exception as error:
-        raise StoreUnavailable(f"{store!r} failed: {error!r}") from error

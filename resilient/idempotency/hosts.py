@@ -14,6 +14,7 @@ from typing import Any, Protocol, TypeVar, final
 import anyio
 
 from resilient.backends.faces import DirectStore
+from resilient.backends.memory import MemoryStore
 from resilient.backends.store import Store
 from resilient.context import detached
 from resilient.runtime import Runtime
@@ -43,6 +44,10 @@ class Host(Protocol):
         """Run `step` to its end, whatever becomes of the caller; `undo` it when the caller did not wait for it."""
         ...
 
+    async def rest(self, seconds: float, runtime: Runtime) -> None:
+        """Let `seconds` pass."""
+        ...
+
     def repeat(
         self, step: Callable[[], Coroutine[Any, Any, None]], interval: float, runtime: Runtime
     ) -> Callable[[], object]:
@@ -57,14 +62,16 @@ class LoopHost:
     def __init__(self) -> None:
         self._left: set[asyncio.Task[None]] = set()
         """What goes on without its caller."""
+        self._suspends = True
 
     def face(self, store: Store) -> Store:
         """The store as it is."""
+        self._suspends = not isinstance(store, MemoryStore)
         return store
 
     def turn(self) -> anyio.Lock:
         """A lock of the event loop."""
-        return anyio.Lock()
+        return anyio.Lock(fast_acquire=True)  # what it protects waits by itself where it has to
 
     async def shelter(
         self, step: Callable[[], Coroutine[Any, Any, T]], undo: Callable[[T], Coroutine[Any, Any, object]] | None = None
@@ -72,8 +79,11 @@ class LoopHost:
         """Run `step` to its end.
 
         A cancelled scope is made to wait. A native cancellation of asyncio pierces every shield: then the caller leaves
-        at once, the step goes on without it and is undone, and only then the next step begins.
+        at once, the step goes on without it and is undone, and only then the next step begins. A step that never
+        suspends cannot be torn.
         """
+        if not self._suspends:
+            return await step()
         with anyio.CancelScope(shield=True):
             if not _on_asyncio():
                 return await step()
@@ -88,18 +98,28 @@ class LoopHost:
             return task.result()
         raise AssertionError("a shield swallows nothing")
 
+    async def rest(self, seconds: float, runtime: Runtime) -> None:
+        """Suspend the coroutine."""
+        await runtime.sleep(seconds)
+
     def repeat(
         self, step: Callable[[], Coroutine[Any, Any, None]], interval: float, runtime: Runtime
     ) -> Callable[[], object]:
-        """Run `step` in a background task."""
+        """Run `step` in a background task. Most executions end before the first time, and never have one."""
 
         async def run() -> None:
             while True:
                 await runtime.sleep(interval)
                 await step()
 
+        async def go_on() -> None:
+            await step()
+            await run()
+
         with detached():
             if _on_asyncio():
+                if runtime.sleep is anyio.sleep:
+                    return _Later(interval, go_on).cancel
                 task = _start(run())
                 return task.cancel
             import trio
@@ -112,6 +132,23 @@ class LoopHost:
 
             trio.lowlevel.spawn_system_task(run_in_scope, context=copy_context())
             return scope.cancel
+
+
+@final
+class _Later:
+    """A task of asyncio that begins after a while, unless it is cancelled before."""
+
+    __slots__ = ("_stop",)
+
+    def __init__(self, seconds: float, run: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        self._stop: Callable[[], object] = asyncio.get_running_loop().call_later(seconds, self._begin, run).cancel
+
+    def _begin(self, run: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        self._stop = _start(run()).cancel
+
+    def cancel(self) -> None:
+        """Do not begin, or end."""
+        self._stop()
 
 
 @final
@@ -131,6 +168,10 @@ class ThreadHost:
     ) -> T:
         """Run `step`."""
         return await step()
+
+    async def rest(self, seconds: float, runtime: Runtime) -> None:
+        """Block the thread."""
+        runtime.pause(seconds)
 
     def repeat(
         self, step: Callable[[], Coroutine[Any, Any, None]], interval: float, runtime: Runtime

@@ -34,6 +34,7 @@ def once(
     fingerprint: Callable[..., Any] | None = None,
     ttl: float = 86_400.0,
     lease: float = 30.0,
+    wait: float = 0.0,
     dump: Callable[[Any], bytes] | None = None,
     load: Callable[[bytes], Any] | None = None,
     runtime: Runtime | None = None,
@@ -80,6 +81,9 @@ def once(
     `lease`
         Seconds after which a silent executor counts as dead (30.0: longer than a pause for garbage or a busy disk;
         a retry after a crash waits that long at most). It is renewed three times in that span.
+    `wait`
+        Seconds for which a call waits for another one under the same key (0.0: it gets `InProgress` at once). It takes
+        over when the other one's lease ends, and does not wait beyond a deadline that it inherits (`serving`).
     `dump`, `load`
         Turn a result into bytes and back; by default JSON, of values that come back as they were. A result that
         cannot be kept is an error: in a transaction before anything happened, otherwise after it (replays then raise
@@ -97,7 +101,7 @@ def once(
     if (dump is None) != (load is None):
         raise ValueError("dump and load are given together, or neither")
     return Once(
-        terms=Terms.agree(store, mode=mode, lease=lease, ttl=ttl, runtime=runtime),
+        terms=Terms.agree(store, mode=mode, lease=lease, ttl=ttl, runtime=runtime, wait=wait),
         key=key,
         scope=scope,
         fingerprint=fingerprint,
@@ -197,7 +201,7 @@ class Once:
         return result
 
     async def _settle(self, execution: Execution, result: Any) -> None:
-        if execution.released:
+        if execution.released or execution.failed:
             await execution.fail()
             return
         problem: Exception | None = None

@@ -239,3 +239,21 @@ def test_who_takes_over_finds_how_far_the_work_has_come(run) -> None:
         assert first[2] == second[2]
 
     run(main)
+
+
+def test_a_function_can_say_that_it_failed_and_return_all_the_same(run, shop: Shop) -> None:
+    runs: list[int] = []
+
+    @once(shop.store, key=lambda: "k")
+    async def work(claim: Claim) -> int:
+        runs.append(claim.fence)
+        await claim.run(insert, f"order {len(runs)}")
+        if len(runs) == 1:
+            claim.fail()
+        return len(runs)
+
+    async def main() -> None:
+        assert [await work(), await work(), await work()] == [1, 2, 2]
+        assert shop.orders() == whole("order 2")
+
+    run(main)
