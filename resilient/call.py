@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from resilient.runtime import Runtime
     from resilient.verdict import Classifier
 
-__all__ = ["Attribute", "Call", "End", "Form", "Next", "Policy", "Priority", "new_call"]
+__all__ = ["Adapter", "Ask", "Attribute", "Call", "End", "Form", "Next", "Policy", "Priority", "new_call"]
 
 T = TypeVar("T")
 
@@ -78,6 +78,22 @@ class Form(Protocol):
         ...
 
 
+Ask: TypeAlias = Callable[[str, str], Awaitable[tuple[int, bytes]]]
+"""Sends a request, of a method to a path, and returns the status and the body of the response."""
+
+
+class Adapter(Form, Protocol):
+    """What a protocol such as HTTP does for policies that keep a call, or have something to ask of the far side."""
+
+    def has_expired(self, result: Any) -> bool:
+        """Whether the far side says that it does not know the key's client any more."""
+        ...
+
+    def asker(self) -> Ask:
+        """What sends requests of the library's own the way that the call goes, also after the call."""
+        ...
+
+
 End: TypeAlias = Callable[[BaseException | None], None]
 """Settles something when a stream is over: gets the error that ended it, or None."""
 
@@ -137,8 +153,8 @@ class Call:
     attributes: Mapping[Attribute[Any], Any] | None = None
     invoke: Callable[[Call], Awaitable[Any]]
     """The innermost step."""
-    form: Form | None = None
-    """How its protocol keeps it; None for a function."""
+    adapter: Adapter | None = None
+    """Of the protocol; None for a function."""
     blocking: bool = False
     """A plain function: no event loop, waits use `runtime.pause`."""
     parent: Call | None

@@ -16,11 +16,11 @@ from resilient.balancing.orca import parse_load
 from resilient.balancing.policy import ADMISSION
 from resilient.call import Call
 from resilient.context import Options
+from resilient.http.adapter import HttpAdapter, Send
 from resilient.http.body import Body, close_quietly
 from resilient.http.classify import classify_http
 from resilient.http.connections import SECURE, Connectivity, Verify, Wire
 from resilient.http.exchange import Exchange
-from resilient.http.keeping import HttpForm
 from resilient.http.package import package_of
 from resilient.http.probing import HttpProbes
 from resilient.http.punctual import make_punctual
@@ -122,11 +122,13 @@ class _Base(_Transport):
         self.close()
 
 
-def _begin(begin: Callable[..., Call], exchange: Exchange, name: str, options: Options | None = None) -> Call:
+def _begin(
+    begin: Callable[..., Call], exchange: Exchange, send: Send, name: str, options: Options | None = None
+) -> Call:
     call = begin(name, exchange.invoke, exchange.request, repeatable=exchange.repeatable, options=options)
     exchange.prepare(call)
     call.classify = classify_http
-    call.form = HttpForm(exchange)
+    call.adapter = HttpAdapter(exchange, send)
     call.blocking = exchange.sync
     call.ends = []
     return call
@@ -234,7 +236,7 @@ class Transport(_Base):
         if self._probes is not None:
             self._probes.like(url.scheme, package)
         options = self._options if not self._routes else options_for(request, self._routes, self._options)
-        call = _begin(service.begin, exchange, f"{request.method} {service.name}", options)
+        call = _begin(service.begin, exchange, self._run, f"{request.method} {service.name}", options)
         call.attributes = {**(call.attributes or {}), ADMISSION: exchange.admit}
         return exchange, call, service.pipeline
 
@@ -293,7 +295,7 @@ class PipelineTransport(_Base):
 
     def _exchange(self, request: Any, *, sync: bool) -> tuple[Exchange, Call, Pipeline]:
         exchange = Exchange(package_of(request), request, self._dropped[sync], sync=sync, transport=self.inner)
-        call = _begin(self.pipeline.begin, exchange, f"{request.method} {request.url.host}")
+        call = _begin(self.pipeline.begin, exchange, self._run, f"{request.method} {request.url.host}")
         return exchange, call, self.pipeline
 
     async def __aenter__(self) -> Self:

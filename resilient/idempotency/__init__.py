@@ -12,12 +12,15 @@ from resilient.idempotency.claim import BlockingClaim, Claim
 from resilient.idempotency.derived import derived
 from resilient.idempotency.intents import BlockingIntents, Intent, Intents, Report, Resumed
 from resilient.idempotency.keys import format_key, parse_key
+from resilient.idempotency.leasing import ClientCall, ClientLease, client_call
 from resilient.idempotency.once import Once, once
 
 __all__ = [
     "BlockingClaim",
     "BlockingIntents",
     "Claim",
+    "ClientCall",
+    "ClientLease",
     "Intent",
     "Intents",
     "Mode",
@@ -27,6 +30,7 @@ __all__ = [
     "Resumed",
     "Stats",
     "Store",
+    "client_call",
     "connect",
     "derived",
     "format_key",

@@ -81,21 +81,29 @@ class Terms:
         return cls(store=store, mode=mode, lease=lease, ttl=ttl, runtime=runtime, wait=wait)
 
     async def begin(
-        self, host: Host, scope: str, key: str, fingerprint: bytes, *, name: str | None = None
+        self,
+        host: Host,
+        scope: str,
+        key: str,
+        fingerprint: bytes,
+        *,
+        name: str | None = None,
+        ask: Callable[..., Awaitable[Answer]] | None = None,
     ) -> Execution | Replay:
         """Begin to run, or learn what came of it before.
 
-        `name` is what events call the operation; the scope by default.
+        `name` is what events call the operation; the scope by default. `ask` stands for the store's `begin`.
 
         Raises `KeyReused`, `InProgress`, `OutcomeUnknown`, and `StoreUnavailable` for whatever the store cannot tell.
         """
         runtime = self.runtime or current_runtime()
         account = Account(runtime, name or scope, key)
         store = host.face(self.store)
+        begin = store.begin if ask is None else ask
 
         async def step() -> Answer:
             with account.closed_on_failure(store):
-                return await store.begin(
+                return await begin(
                     scope,
                     key,
                     fingerprint,

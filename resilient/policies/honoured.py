@@ -13,6 +13,7 @@ from resilient.policies.base import OwnPolicy, Role
 
 if TYPE_CHECKING:
     from resilient.idempotency.intents import Intents
+    from resilient.idempotency.leasing import ClientLease
 
 __all__ = ["Honoured"]
 
@@ -38,26 +39,36 @@ class Honoured(OwnPolicy):
     `intents`
         Writes key and request down before the first byte leaves, so that a restarted process can finish what this
         one began; see `Intents`.
+    `lease`
+        Takes the keys from a leased identity, so that the far side can forget each one exactly when it is no longer
+        needed; see `ClientLease`. For calls between services of one's own. Not together with `intents` or `keys`: such
+        a key does not outlive the process.
 
-    Raises `ValueError` unless `window` is finite and positive, and for a margin that leaves nothing of it.
+    Raises `ValueError` unless `window` is finite and positive, and for arguments that do not go together.
     """
 
     window: float = 86_400.0
     keys: Callable[[Call], str] | None = None
     intents: Intents | None = None
+    lease: ClientLease | None = None
     role: ClassVar[Role] = Role.KEY
     stateful: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.window) and self.window > 0):
             raise ValueError(f"window={self.window!r}: a finite number of seconds, more than 0")
+        if self.lease is not None and (self.intents is not None or self.keys is not None):
+            raise ValueError(
+                f"lease={self.lease!r}: its keys end with the process, so they can be neither derived nor kept in "
+                "intents; leave out keys= and intents=, or lease="
+            )
         if self.intents is not None:
             self.intents.check_window(self.window)
 
     def link(self, nxt: Next[Any], below: Sequence[Policy]) -> Next[Any]:
         """Give the call a key before `nxt`."""
         del below
-        window, keys, intents = self.window, self.keys, self.intents
+        window, keys, intents, lease = self.window, self.keys, self.intents, self.lease
 
         async def layer(call: Call) -> Any:
             if call.repeatable:
@@ -65,6 +76,8 @@ class Honoured(OwnPolicy):
             forgotten = call.runtime.now() + window
             keyed = call if call.deadline is not None and call.deadline < forgotten else call.evolve(deadline=forgotten)
             if keyed.idempotency_key is None:
+                if lease is not None:
+                    return await lease.run(keyed, nxt)
                 keyed.idempotency_key = call.runtime.new_id() if keys is None else _checked(keys(call))
             keyed.repeatable = True
             return await (nxt(keyed) if intents is None else intents.run(keyed, nxt, window=window))

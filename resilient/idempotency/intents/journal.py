@@ -218,8 +218,8 @@ class Intents:
                 resumption.finished = sending.finished
 
     def _form(self, call: Call) -> Form:
-        if call.form is not None:
-            return call.form
+        if call.adapter is not None:
+            return call.adapter
         operation = call.get(OPERATION)
         if operation is None:
             raise TypeError(

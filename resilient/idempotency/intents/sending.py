@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
-from collections.abc import Awaitable, Callable, Generator
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, TypeVar, final
+from typing import Any, final
 
 from resilient.backends.faces import Threads
 from resilient.backends.intents import BlockingIntentStore, Busy, Finished, Held, IntentAnswer, Lapsed, Mismatch
 from resilient.call import Attribute, Call, Form, Next
-from resilient.errors import InProgress, KeyReused, OutcomeUnknown, ResilienceError, StoreUnavailable
+from resilient.errors import InProgress, KeyReused, OutcomeUnknown, StoreUnavailable
 from resilient.idempotency.hosts import Host, LoopHost, ThreadHost
+from resilient.idempotency.steps import Steps
 from resilient.machines.backoff import Backoff
 from resilient.verdict import Effect
 
 __all__ = ["RESUMED", "Desk", "Request", "Resumption", "Sending", "Terms", "answered"]
-
-T = TypeVar("T")
 
 _log = logging.getLogger("resilient.idempotency")
 
@@ -50,12 +48,7 @@ class Desk:
         self.store = store
         self.blocking = blocking
         self.host: Host = ThreadHost() if blocking else LoopHost()
-        self._threads = threads if store.waits and not blocking else None
-
-    async def do(self, step: Callable[[], T]) -> T:
-        """Make one step. Whatever the store cannot do is a `StoreUnavailable`."""
-        with _closed_on_failure(self.store):
-            return step() if self._threads is None else await self._threads.run(step)
+        self.do = Steps(store, threads, blocking=blocking).do
 
     async def begin(self, request: Request, terms: Terms, *, owner: str, window: float, create: bool) -> IntentAnswer:
         """Write an intent down, or take over the one that is there; undone when the caller is cancelled meanwhile."""
@@ -238,13 +231,3 @@ def answered(answer: Busy | Finished | Lapsed | Mismatch | None, request: Reques
                 f"{where}: {key!r} may have been sent, and its window is over: the far side may have forgotten it; "
                 "reconcile it"
             )
-
-
-@contextlib.contextmanager
-def _closed_on_failure(store: BlockingIntentStore) -> Generator[None]:
-    try:
-        yield
-    except ResilienceError:
-        raise
-    except Exception as error:
-        raise StoreUnavailable(f"{store!r} failed: {error!r}") from error

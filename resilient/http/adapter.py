@@ -1,9 +1,11 @@
-"""HTTP calls that are kept beyond their process."""
+"""What HTTP does for policies that keep a call beyond its process, or have something to ask of the far side."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, final
+from typing import TYPE_CHECKING, Any, Protocol, final
 
+from resilient.call import Ask
+from resilient.context import Options, detached
 from resilient.http.body import Body, replayable
 from resilient.http.classify import classify_http
 from resilient.idempotency.intents.kept import KeptRequest, KeptResponse
@@ -12,21 +14,34 @@ from resilient.verdict import Effect
 if TYPE_CHECKING:
     from resilient.http.exchange import Exchange
 
-__all__ = ["HttpForm"]
+__all__ = ["HttpAdapter", "Send"]
 
 _NOT_PROCESSED = frozenset({401, 403, 404, 405, 407, 421})
 """What the way to the operation answers, not the operation: its credentials and routes may be others next time."""
+_GONE = 410
+_OF_THE_BODY = frozenset({"content-encoding", "content-length", "content-type", "expect", "transfer-encoding"})
+_PATIENCE = 10.0
+"""Seconds for a request of the library's own, retries included."""
 _REPLAYED = ("idempotency-replayed", "idempotent-replayed")  # the second is Stripe's
 
 
+class Send(Protocol):
+    """Sends a request through the policies of a transport."""
+
+    async def __call__(self, request: Any, *, sync: bool) -> Any:
+        """Return the response."""
+        ...
+
+
 @final
-class HttpForm:
-    """What HTTP does for policies that keep a call."""
+class HttpAdapter:
+    """The adapter of one call."""
 
-    __slots__ = ("_exchange",)
+    __slots__ = ("_exchange", "_send")
 
-    def __init__(self, exchange: Exchange) -> None:
+    def __init__(self, exchange: Exchange, send: Send) -> None:
         self._exchange = exchange
+        self._send = send
 
     def keep(self, headers: frozenset[str], limit: int) -> tuple[str, bytes, bytes]:
         """Return what the request is to be kept as."""
@@ -99,3 +114,29 @@ class HttpForm:
         if any(result.headers.get(name) == "true" for name in _REPLAYED):
             return True
         return verdict.effect is Effect.DONE and result.status_code not in _NOT_PROCESSED
+
+    def has_expired(self, result: Any) -> bool:
+        """Whether the far side says that it does not know the key's client any more."""
+        return bool(result.status_code == _GONE and result.headers.get("resilient-client") == "expired")
+
+    def asker(self) -> Ask:
+        """What sends requests of the library's own, with the credentials of this call."""
+        package, sync, send = self._exchange.package, self._exchange.sync, self._send
+        request = self._exchange.request
+        here = request.url
+        headers = [
+            pair
+            for pair in request.headers.multi_items()
+            if pair[0] not in _OF_THE_BODY and pair[0] != "idempotency-key" and not pair[0].startswith("resilient-")
+        ]
+
+        async def ask(method: str, path: str) -> tuple[int, bytes]:
+            extensions = {"resilient": Options(idempotent=True, timeout=_PATIENCE)}
+            question = package.Request(method, here.join(path), headers=headers, extensions=extensions)
+            with detached():  # options and deadline of the caller's are for its own call
+                response = await send(question, sync=sync)
+            if sync:
+                return response.status_code, response.read()
+            return response.status_code, await response.aread()
+
+        return ask
