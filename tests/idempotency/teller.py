@@ -8,6 +8,7 @@ import signal
 import sqlite3
 import sys
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import anyio
@@ -16,7 +17,7 @@ import httpx
 from resilient.asgi.types import Receive, Scope, Send
 from resilient.backends.sqlite import SQLiteStore
 from resilient.http import PipelineTransport
-from resilient.idempotency import Intents, derived
+from resilient.idempotency import ClientLease, Intents, derived
 from resilient.pipeline import Pipeline
 from resilient.policies.honoured import Honoured
 from resilient.policies.retry import Backoff, Retry
@@ -24,6 +25,7 @@ from resilient.policies.timeout import Timeout
 
 SPACE = "8e03978e-40d5-43e8-bc93-6894a57f9324"
 LEASE = 0.4
+CLIENT_LEASE = 2.0
 
 
 def die() -> None:
@@ -60,12 +62,12 @@ def make_app(folder: Path, dies: str) -> Any:
         await send({"type": "http.response.body", "body": f"receipt {number} for {order}".encode()})
 
     store = SQLiteStore(folder / "bank.db")
-    guarded = IdempotencyMiddleware(app, store, mode="transactional", lease=LEASE)
+    guarded = IdempotencyMiddleware(app, store, mode="transactional", lease=LEASE, client_lease=CLIENT_LEASE)
 
     async def noted(scope: Scope, receive: Receive, send: Send) -> None:
         async def noting() -> Any:
             message = await receive()
-            key = dict(scope["headers"])[b"idempotency-key"].decode()
+            key = dict(scope["headers"]).get(b"idempotency-key", b"").decode()
             note(folder, "requests", key=key, body=message.get("body", b"").decode())
             return message
 
@@ -170,12 +172,58 @@ def pay_plainly(folder: Path, url: str, orders: list[str], dies: str) -> None:
             print("paid", response.text, flush=True)
 
 
+class Echo(httpx.AsyncHTTPTransport):
+    """A network that delivers copies of old requests, late and in any order."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__()
+        self.folder = folder
+        self.seen: list[httpx.Request] = []
+        self.random = Random(os.getpid())
+
+    async def handle_async_request(self, request: Any) -> httpx.Response:
+        if request.url.path == "/payments":
+            self.seen.append(request)
+        response = await super().handle_async_request(request)
+        if self.random.random() < 0.5:
+            old = self.random.choice(self.seen or [request])
+            late = await super().handle_async_request(old)
+            await late.aread()
+            replayed = late.headers.get("idempotency-replayed") == "true"
+            note(self.folder, "late", status=late.status_code, replayed=replayed)
+        return response
+
+
+async def pay_leased(folder: Path, url: str, orders: list[str]) -> None:
+    lease = ClientLease()
+    retry = Retry(attempts=1000, backoff=Backoff(base=0.02, cap=0.2), budget=None)
+    pipeline = Pipeline(Timeout(40.0), Honoured(lease=lease), retry, Timeout(2.0))
+    transport = PipelineTransport(pipeline, Echo(folder))
+    places = anyio.Semaphore(3)
+
+    async def pay_one(client: httpx.AsyncClient, order: str) -> None:
+        async with places:
+            note(folder, "begun", order=order)
+            response = await client.post("/payments", json={"order": order})
+            note(folder, "answers", order=order, status=response.status_code, text=response.text)
+
+    async with httpx.AsyncClient(transport=transport, base_url=url) as client:
+        async with anyio.create_task_group() as tasks:
+            for order in orders:
+                tasks.start_soon(pay_one, client, order)
+        if not orders or orders[-1].endswith("leave"):
+            await lease.leave()
+
+
 def main(role: str, folder: Path, where: str, dies: str, *orders: str) -> None:
     match role:
         case "serve":
             serve(folder, int(where), dies)
         case "plain":
             pay_plainly(folder, where, list(orders), dies)
+        case "leased" | "leased trio":
+            backend = "trio" if role.endswith("trio") else "asyncio"
+            anyio.run(pay_leased, folder, where, list(orders), backend=backend)
         case backend:
             anyio.run(pay, folder, where, list(orders), dies, backend=backend)
 
