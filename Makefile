@@ -12,7 +12,7 @@ export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test check lint types imports docs examples bench lab golden lock clean
+.PHONY: help demo test check lint types imports docs examples bench peers lab golden lock clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -24,7 +24,9 @@ test: check ## Everything that CI runs: the checks, then the tests with their co
 	$(BIN)/python -m tests.servers.chromium # installs it where there is none
 	$(BIN)/python -m tests.servers.dnsmasq # likewise
 	$(BIN)/python -m tests.servers.etcd # likewise, into a cache
+	$(BIN)/python -m tests.servers.valkey
 	$(BIN)/python -m tests.servers.zookeeper
+	$(BIN)/python -m tests.servers.postgres
 	$(BIN)/pytest -n 2 --cov --cov-report=term
 	$(BIN)/coverage report --include='resilient/machines/*' --fail-under=100
 
@@ -54,6 +56,9 @@ bench: $(BENCH)/.bench ## Measure the overhead of a call, ours and our peers', o
 	$(BENCH)/bin/python -m benchmarks.discovery
 	$(BENCH)/bin/python -m benchmarks.balancing
 
+peers: .venv-peers/.peers ## Ask the other idempotency libraries what ours is asked; write the page
+	.venv-peers/bin/python -m benchmarks.idempotency_peers --markdown --json benchmarks/results/idempotency-peers.json > benchmarks/results/idempotency-peers.md
+
 lab: $(VENV)/.dev ## Play every scenario of the lab with ten seeds; check bands, simulator and golden report
 	$(BIN)/python -m resilient.lab.theory
 	$(BIN)/python -m benchmarks.lab_suite --page site-lab/report.html
@@ -64,9 +69,10 @@ golden: $(VENV)/.dev ## Write the lab's golden report, its catalogue, the check 
 	$(BIN)/python -m benchmarks.defaults --write
 
 lock: .venv-lock/.lock ## Pin the newest versions of all dependencies in requirements/
-	$(COMPILE) pyproject.toml --extra config --extra demo --extra dns --extra httpx2 --extra kubernetes --extra lab --extra zookeeper --group dev -o requirements/dev.txt
+	$(COMPILE) pyproject.toml --extra config --extra demo --extra dns --extra httpx2 --extra kubernetes --extra lab --extra postgres --extra redis --extra zookeeper --group dev -o requirements/dev.txt
 	$(COMPILE) pyproject.toml --extra demo --group build -c requirements/dev.txt -o requirements/demo.txt
 	$(COMPILE) pyproject.toml --group bench -c requirements/dev.txt -o requirements/bench.txt
+	$(COMPILE) pyproject.toml --group peers -o requirements/peers.txt
 
 clean: ## Remove all that was made, the environments too
 	rm -rf .venv .venv-bench* .venv-lock site site-lab dist .coverage* .hypothesis .*_cache
@@ -91,6 +97,9 @@ $(VENV)/.demo: requirements/demo.txt pyproject.toml
 	$(install)
 
 $(BENCH)/.bench: requirements/bench.txt pyproject.toml
+	$(install)
+
+.venv-peers/.peers: requirements/peers.txt pyproject.toml
 	$(install)
 
 .venv-lock/.lock:

@@ -12,10 +12,11 @@ from resilient.backends.clients import ClientCall
 from resilient.backends.store import Replay, Store
 from resilient.context import current_runtime
 from resilient.errors import StoreUnavailable
-from resilient.idempotency.execution import Execution, Terms
+from resilient.idempotency.execution import Execution
 from resilient.idempotency.hosts import LoopHost
 from resilient.idempotency.leasing.authority import PATH
 from resilient.idempotency.leasing.server import LeasedClients, check_lease
+from resilient.idempotency.terms import Terms
 from resilient.runtime import Runtime
 
 __all__ = ["EXPIRED", "STALE", "Clients"]

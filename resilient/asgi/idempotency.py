@@ -21,10 +21,11 @@ from resilient.context import current_runtime
 from resilient.errors import ExpiredKey, InProgress, KeyReused, OutcomeUnknown, StoreUnavailable
 from resilient.events import IdempotencyBypassed
 from resilient.idempotency.account import Account
-from resilient.idempotency.execution import Execution, Terms
+from resilient.idempotency.execution import Execution
 from resilient.idempotency.fingerprint import digest
 from resilient.idempotency.hosts import LoopHost
 from resilient.idempotency.keys import parse_key
+from resilient.idempotency.terms import Terms
 from resilient.runtime import Runtime
 
 __all__ = ["IdempotencyMiddleware"]
@@ -86,6 +87,9 @@ class IdempotencyMiddleware:
     `wait`
         Seconds for which a duplicate waits for the one that runs, and for the end of its lease, before it gets 409
         (0.0: at once). It does not wait longer than `ServingMiddleware` says that its client does.
+    `resumable`
+        In `transactional` mode: commit the claim before the application runs, see `once`. Without it a store that can
+        (PostgreSQL) keeps one transaction open from the request's beginning to its end, a lease at most.
     `on_store_failure`
         ``"closed"``: a request that the store cannot decide about gets 503 and does not run. ``"open"``: it runs,
         without a claim in its scope, and a response that cannot be recorded goes out. Then a retry may run twice; each
@@ -136,6 +140,7 @@ class IdempotencyMiddleware:
         max_body: int = 1_048_576,
         max_request: int | None = None,
         wait: float = 0.0,
+        resumable: bool = False,
         on_store_failure: OnStoreFailure = "closed",
         documentation: str | None = None,
         methods: Iterable[str] = ("POST", "PATCH"),
@@ -151,7 +156,9 @@ class IdempotencyMiddleware:
         if on_store_failure == "open" and mode != "fenced":
             raise ValueError(f"on_store_failure='open': it may run twice, which mode={mode!r} excludes; use 'fenced'")
         self.app = app
-        self._terms = Terms.agree(store, mode=mode, lease=lease, ttl=ttl, runtime=runtime, wait=wait)
+        self._terms = Terms.agree(
+            store, mode=mode, lease=lease, ttl=ttl, runtime=runtime, wait=wait, resumable=resumable
+        )
         self._principal = credential if principal is None else principal
         self._require = require
         self._max_body = max_body

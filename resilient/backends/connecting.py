@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeVar
-from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
+from urllib.parse import SplitResult, parse_qsl, quote, unquote, urlencode, urlsplit
 
 if TYPE_CHECKING:
     from resilient.backends.store import Store
@@ -22,6 +22,12 @@ def connect(url: str) -> Store:
     `sqlite:///orders.db`, `sqlite:////var/lib/orders.db`
         A file, relative to the working directory (three slashes) or absolute (four). Options: `busy_timeout`,
         `threads`.
+    `redis://host:port/0`, `rediss://` over TLS, `valkey://`, `valkeys://`, `unix:///path/of/socket`
+        Redis or Valkey; `user:password@` before the host. Options: `tag`, `connections`, `timeout`, `allow_eviction`,
+        `replicas`, `wait`, `database` (for `unix://`), `certificates`, `certificate`, `key`.
+    `postgresql://user@host/orders`
+        A database, as libpq reads it, with the options that libpq knows. Ours: `pool_size`, `timeout`, `lock_timeout`,
+        `migrate=false`. Takes the extra `postgres`.
 
     Options are query arguments: `sqlite:///orders.db?busy_timeout=2`. Raises `ValueError` for a URL that names no
     store, or an option that it does not have.
@@ -29,11 +35,11 @@ def connect(url: str) -> Store:
     parts = urlsplit(url)
     make = _SCHEMES.get(parts.scheme)
     if make is None:
-        raise ValueError(f"store={url!r}: known are {', '.join(f'{scheme}://' for scheme in _SCHEMES)}")
-    options = dict(parse_qsl(parts.query, strict_parsing=bool(parts.query)))
+        raise ValueError(f"store={_shown(parts)!r}: known are {', '.join(f'{scheme}://' for scheme in _SCHEMES)}")
+    options = dict(parse_qsl(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query)))
     store = make(parts, options)
     if options:
-        raise ValueError(f"store={url!r}: {parts.scheme}:// has no option {', '.join(map(repr, options))}")
+        raise ValueError(f"store={_shown(parts)!r}: {parts.scheme}:// has no option {', '.join(map(repr, options))}")
     return store
 
 
@@ -56,6 +62,44 @@ def _sqlite(parts: SplitResult, options: dict[str, str]) -> Store:
     )
 
 
+def _redis(parts: SplitResult, options: dict[str, str]) -> Store:
+    from resilient.backends.redis import RedisStore
+
+    return RedisStore(
+        parts._replace(query="").geturl(),
+        tag=options.pop("tag", "resilient"),
+        connections=_take(options, "connections", int, 16),
+        timeout=_take(options, "timeout", float, 2.0),
+        allow_eviction=_take_flag(options, "allow_eviction", default=False),
+        replicas=_take(options, "replicas", int, 0),
+        wait=_take(options, "wait", float, 1.0),
+        database=_take(options, "database", int, 0),
+        certificates=options.pop("certificates", None),
+        certificate=options.pop("certificate", None),
+        key=options.pop("key", None),
+    )
+
+
+def _shown(parts: SplitResult) -> str:
+    """The URL without its password."""
+    if parts.password is None:
+        return parts.geturl()
+    return parts._replace(netloc=f"{parts.username or ''}:***@{parts.netloc.rpartition('@')[2]}").geturl()
+
+
+def _postgres(parts: SplitResult, options: dict[str, str]) -> Store:
+    from resilient.backends.postgres import PostgresStore
+
+    pool_size = _take(options, "pool_size", int, 10)
+    timeout = _take(options, "timeout", float, 5.0)
+    lock_timeout = _take(options, "lock_timeout", float, 0.5)
+    migrate = _take_flag(options, "migrate", default=True)
+    rest = f"?{urlencode(options, quote_via=quote)}" if options else ""
+    options.clear()  # libpq's, which names what it does not know
+    url = f"postgresql://{parts.netloc}{parts.path}{rest}"
+    return PostgresStore(url, pool_size=pool_size, timeout=timeout, lock_timeout=lock_timeout, migrate=migrate)
+
+
 def _take(options: dict[str, str], name: str, kind: Callable[[str], N], default: N) -> N:
     if name not in options:
         return default
@@ -66,4 +110,16 @@ def _take(options: dict[str, str], name: str, kind: Callable[[str], N], default:
         raise ValueError(f"{name}={text!r}: a number") from None
 
 
-_SCHEMES: dict[str, Callable[[SplitResult, dict[str, str]], Store]] = {"memory": _memory, "sqlite": _sqlite}
+def _take_flag(options: dict[str, str], name: str, *, default: bool) -> bool:
+    text = options.pop(name, str(default).lower())
+    if text not in {"true", "false"}:
+        raise ValueError(f"{name}={text!r}: true or false")
+    return text == "true"
+
+
+_SCHEMES: dict[str, Callable[[SplitResult, dict[str, str]], Store]] = {
+    "memory": _memory,
+    "postgresql": _postgres,
+    "sqlite": _sqlite,
+    **dict.fromkeys(("redis", "rediss", "valkey", "valkeys", "unix"), _redis),
+}

@@ -10,7 +10,19 @@ from typing import Any, ParamSpec, Self, TypeVar, final
 import anyio
 from anyio.lowlevel import RunVar
 
-from resilient.backends.store import Answer, BlockingStore, BlockingTransaction, Mode, Record, Run, Stats
+from resilient.backends.store import (
+    Answer,
+    BlockingOneCommitStore,
+    BlockingOpened,
+    BlockingOpenTransaction,
+    BlockingStore,
+    BlockingTransaction,
+    Mode,
+    Opened,
+    Record,
+    Run,
+    Stats,
+)
 
 __all__ = ["DirectStore", "ThreadedStore", "Threads"]
 
@@ -64,6 +76,17 @@ class DirectStore:
         """Open the transaction of the effect."""
         opened = await self._call(self._blocking.transaction, run)
         return None if opened is None else _Transaction(self, opened)
+
+    async def open(
+        self, scope: str, key: str, fingerprint: bytes, *, owner: str, lease: float, ttl: float
+    ) -> Opened | Answer:
+        """Ask for the right to run, and open the transaction of the effect. Raises `TypeError` where none can."""
+        if not isinstance(self._blocking, BlockingOneCommitStore):
+            raise TypeError(f"{self!r} commits its claims apart")
+        opened = await self._call(self._blocking.open, scope, key, fingerprint, owner=owner, lease=lease, ttl=ttl)
+        if isinstance(opened, BlockingOpened):
+            return Opened(opened.run, _OpenTransaction(self, opened.transaction))
+        return opened
 
     async def lookup(self, scope: str, key: str) -> Record | None:
         """Read the record of a key."""
@@ -137,7 +160,6 @@ class Threads:
         return await anyio.to_thread.run_sync(fn, limiter=limiter)
 
 
-@final
 class _Transaction:
     """The asynchronous face of a blocking transaction."""
 
@@ -166,3 +188,16 @@ class _Transaction:
     async def rollback(self) -> None:
         """Undo the effect."""
         await self._store.call_inside(self._blocking.rollback)
+
+
+@final
+class _OpenTransaction(_Transaction):
+    """The asynchronous face of one that holds the claim as well."""
+
+    def __init__(self, store: DirectStore, blocking: BlockingOpenTransaction) -> None:
+        super().__init__(store, blocking)
+        self._undo = blocking.undo
+
+    async def undo(self) -> None:
+        """Undo the effect, and keep the claim."""
+        await self._store.call_inside(self._undo)

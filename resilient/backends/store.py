@@ -35,6 +35,9 @@ In `transactional` mode the guard (is the fence still mine, and nothing recorded
 commit. That commit is the moment at which the operation happened; no clock occurs in the argument, and leases only
 decide when somebody else may try.
 
+Some stores can also `open`: claim, effect and record then share one commit. Until that, nobody else sees the claim; who
+begins under its key waits for a while and gets `Busy`, or finds what became of it: a result, or nothing.
+
 Whatever a store cannot do or find out is a `StoreUnavailable`: nothing is ever run on a guess.
 """
 
@@ -42,17 +45,23 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, Protocol, TypeAlias, TypeVar, final
+from typing import Any, Literal, NamedTuple, Protocol, TypeAlias, TypeVar, final, runtime_checkable
 
 __all__ = [
     "STARTED",
     "Abandoned",
     "Answer",
+    "BlockingOneCommitStore",
+    "BlockingOpenTransaction",
+    "BlockingOpened",
     "BlockingStore",
     "BlockingTransaction",
     "Busy",
     "Mismatch",
     "Mode",
+    "OneCommitStore",
+    "OpenTransaction",
+    "Opened",
     "Record",
     "Replay",
     "Run",
@@ -201,6 +210,23 @@ class BlockingTransaction(Protocol):
         ...
 
 
+class BlockingOpenTransaction(BlockingTransaction, Protocol):
+    """A transaction that holds the claim as well. See `OpenTransaction`."""
+
+    def undo(self) -> None:
+        """Undo the effect, and keep the claim."""
+        ...
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class BlockingOpened:
+    """The caller may run, and its transaction is open. See `Opened`."""
+
+    run: Run
+    transaction: BlockingOpenTransaction
+
+
 class BlockingStore(Protocol):
     """A durable store for plain functions and worker threads. See `Store`, method by method."""
 
@@ -252,6 +278,17 @@ class BlockingStore(Protocol):
         ...
 
 
+@runtime_checkable
+class BlockingOneCommitStore(Protocol):
+    """What a store has besides that can claim inside the effect's transaction. See `OneCommitStore`."""
+
+    def open(
+        self, scope: str, key: str, fingerprint: bytes, *, owner: str, lease: float, ttl: float
+    ) -> BlockingOpened | Answer:
+        """Ask for the right to run, and open the transaction of the effect."""
+        ...
+
+
 class Transaction(Protocol):
     """The transaction of an effect. It was opened under the guard of the fence, and ends exactly once.
 
@@ -278,6 +315,23 @@ class Transaction(Protocol):
     async def rollback(self) -> None:
         """Undo the effect."""
         ...
+
+
+class OpenTransaction(Transaction, Protocol):
+    """A transaction that holds the claim as well as the effect."""
+
+    async def undo(self) -> None:
+        """Undo the effect, and keep the claim: another effect may be written, or none, and be recorded."""
+        ...
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """The caller may run, and its transaction is open: its claim will have been when that is committed."""
+
+    run: Run
+    transaction: OpenTransaction
 
 
 class Store(Protocol):
@@ -348,4 +402,18 @@ class Store(Protocol):
 
     async def close(self) -> None:
         """Give back connections. The store opens them again when it is used again."""
+        ...
+
+
+class OneCommitStore(Protocol):
+    """What a store has besides whose claims can be made inside the effect's transaction."""
+
+    async def open(
+        self, scope: str, key: str, fingerprint: bytes, *, owner: str, lease: float, ttl: float
+    ) -> Opened | Answer:
+        """Ask for the right to run, and open the transaction of the effect: one commit for both and the record.
+
+        There is no lease to renew, no recovery point and nothing to take over: an executor that dies leaves nothing
+        behind. `lease` bounds how long a silent one keeps the transaction open.
+        """
         ...

@@ -6,158 +6,44 @@ A host decides what is waited for and how; everything else is the same for corou
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
-from typing import Any, TypeVar, final, get_args
+from typing import TYPE_CHECKING, Any, TypeVar, final
 
-from resilient.backends.connecting import connect
-from resilient.backends.store import Abandoned, Answer, Busy, Mismatch, Mode, Replay, Run, Store, Transaction
-from resilient.context import current_runtime, surroundings
-from resilient.errors import InProgress, KeyReused, LeaseLost, OutcomeUnknown, StoreUnavailable
-from resilient.events import (
-    ClaimBegan,
-    ClaimFailed,
-    ClaimLost,
-    ClaimRefused,
-    OutcomeLeftUnknown,
-    ResultRecorded,
-    ResultReplayed,
-)
+from resilient.backends.store import OpenTransaction, Run, Store, Transaction
+from resilient.errors import LeaseLost, StoreUnavailable
+from resilient.events import ClaimFailed, ClaimLost, ResultRecorded
 from resilient.idempotency.account import Account
 from resilient.idempotency.hosts import Host
 from resilient.runtime import Runtime
 
-__all__ = ["Execution", "Terms"]
+if TYPE_CHECKING:
+    from resilient.idempotency.terms import Terms
+
+__all__ = ["Execution"]
 
 T = TypeVar("T")
 
 _log = logging.getLogger("resilient.idempotency")
-
-_FIRST_LOOK, _LAST_LOOK = 0.01, 0.25
-"""Seconds between two looks at a key that somebody else runs: doubled from the first to the last, and jittered."""
-
-_SHORTEST = 0.001
-"""Seconds: what stores round to."""
 
 _BEATS = 3
 """Heartbeats a lease: one may be lost, and another late, before the lease is."""
 
 
 @final
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Terms:
-    """Under which terms operations run: checked once, when they are written down."""
-
-    store: Store
-    mode: Mode
-    lease: float
-    ttl: float
-    runtime: Runtime | None
-    wait: float = 0.0
-
-    @classmethod
-    def agree(
-        cls,
-        store: Store | str,
-        *,
-        mode: Mode,
-        lease: float,
-        ttl: float,
-        runtime: Runtime | None,
-        wait: float = 0.0,
-    ) -> Terms:
-        """Check the terms. Raises `ValueError`."""
-        store = connect(store) if isinstance(store, str) else store
-        if mode not in get_args(Mode):
-            raise ValueError(f"mode={mode!r}: the modes are {', '.join(get_args(Mode))}")
-        if mode not in store.modes:
-            raise ValueError(f"mode={mode!r}: {store!r} offers {', '.join(sorted(store.modes))}")
-        for name, seconds in (("lease", lease), ("ttl", ttl)):
-            if not 0 < seconds < math.inf:
-                raise ValueError(f"{name}={seconds!r}: a finite number of seconds, more than 0")
-        if not 0 <= wait < math.inf:
-            raise ValueError(f"wait={wait!r}: a finite number of seconds, at least 0")
-        return cls(store=store, mode=mode, lease=lease, ttl=ttl, runtime=runtime, wait=wait)
-
-    async def begin(
-        self,
-        host: Host,
-        scope: str,
-        key: str,
-        fingerprint: bytes,
-        *,
-        name: str | None = None,
-        ask: Callable[..., Awaitable[Answer]] | None = None,
-    ) -> Execution | Replay:
-        """Begin to run, or learn what came of it before.
-
-        `name` is what events call the operation; the scope by default. `ask` stands for the store's `begin`.
-
-        Raises `KeyReused`, `InProgress`, `OutcomeUnknown`, and `StoreUnavailable` for whatever the store cannot tell.
-        """
-        runtime = self.runtime or current_runtime()
-        account = Account(runtime, name or scope, key)
-        store = host.face(self.store)
-        begin = store.begin if ask is None else ask
-
-        async def step() -> Answer:
-            with account.closed_on_failure(store):
-                return await begin(
-                    scope,
-                    key,
-                    fingerprint,
-                    owner=runtime.new_id(),
-                    lease=self.lease,
-                    ttl=self.ttl,
-                    takeover=self.mode != "at_most_once",
-                )
-
-        async def undo(answer: Answer) -> None:
-            if isinstance(answer, Run):
-                await store.release(answer)
-
-        answer = await host.shelter(step, undo)
-        if isinstance(answer, Busy) and self.wait:
-            answer = await self._wait(answer, lambda: host.shelter(step, undo), host, runtime)
-        match answer:
-            case Run() as run:
-                account.tell(ClaimBegan, fence=run.fence, takeover=run.takeover)
-                return Execution(self, host, store, run, runtime, account)
-            case Replay() as replay:
-                account.tell(ResultReplayed)
-                return replay
-            case Mismatch():
-                account.tell(ClaimRefused, reason="reused", retry_after=None)
-                raise KeyReused(f"{key!r}: the key was used before, with another payload")
-            case Busy(retry_after):
-                account.tell(ClaimRefused, reason="in_progress", retry_after=retry_after)
-                raise InProgress(f"{key!r}: the same key is being processed", retry_after=retry_after)
-            case Abandoned():
-                account.tell(OutcomeLeftUnknown)
-                raise OutcomeUnknown(f"{key!r}: whoever ran it did not report; reconcile it")
-
-    async def _wait(self, answer: Busy, ask: Callable[[], Awaitable[Answer]], host: Host, runtime: Runtime) -> Answer:
-        """Ask again until the other one is done or its lease is over, no longer than the caller waits for an answer."""
-        here = surroundings()
-        left = self.wait if here.deadline is None else min(self.wait, here.deadline - here.runtime.now())
-        until = runtime.now() + left
-        pause = _FIRST_LOOK
-        now: Answer = answer
-        while isinstance(now, Busy) and (left := until - runtime.now()) > 0:
-            # No later than the lease ends: the other one may be dead, and then this one takes over.
-            look = min(left, max(now.retry_after, _SHORTEST), pause * (0.5 + runtime.random()))
-            await host.rest(look, runtime)
-            now = await ask()
-            pause = min(2 * pause, _LAST_LOOK)
-        return now
-
-
-@final
 class Execution:
     """Holds the lease while a handler runs, and ends exactly once: `complete` or `fail`, whichever comes first."""
 
-    def __init__(self, terms: Terms, host: Host, store: Store, run: Run, runtime: Runtime, account: Account) -> None:
+    def __init__(
+        self,
+        terms: Terms,
+        host: Host,
+        store: Store,
+        run: Run,
+        runtime: Runtime,
+        account: Account,
+        *,
+        whole: OpenTransaction | None = None,
+    ) -> None:
         self.run = run
         self.account = account
         self.recovery_point = run.recovery_point
@@ -169,8 +55,11 @@ class Execution:
         self._host = host
         self._store = store
         self._runtime = runtime
+        self._whole = whole
+        """The transaction that holds the claim as well."""
         self._transaction: Transaction | None = None
-        self._opened_at = 0.0
+        """The one that an effect is, or was, written in."""
+        self._opened_at = runtime.now()
         self._writing = False
         """The effect is being written: half of it may be there."""
         self._ended = False
@@ -211,6 +100,10 @@ class Execution:
     async def save(self, point: str, data: bytes | None) -> None:
         """Save the recovery point."""
         self._check_ready()
+        if self._terms.one_commit:
+            raise RuntimeError(
+                "a recovery point takes a commit of its own, and this operation has one in all: pass resumable=True"
+            )
         await self._host.shelter(lambda: self._save(point, data))
 
     async def complete(self, result: bytes | None, *, kept: bool = True) -> None:
@@ -237,7 +130,7 @@ class Execution:
             try:
                 result = await transaction.call(effect)
             except BaseException:
-                await self._roll_back()
+                await self._undo_effect()
                 raise
             self.close()
             return result
@@ -246,22 +139,38 @@ class Execution:
         if not self.transactional:
             raise RuntimeError(f"mode={self._terms.mode!r}: only transactional mode has a transaction")
         self._check_ready()
-        with self.account.closed_on_failure(self._store):
-            transaction = await self._store.transaction(self.run)
+        transaction: Transaction | None = self._whole
+        if transaction is None:
+            with self.account.closed_on_failure(self._store):
+                transaction = await self._store.transaction(self.run)
+            self._opened_at = self._runtime.now()
         if transaction is None:
             self._lose()
             raise self._lease_lost()
-        self._transaction, self._opened_at, self._writing = transaction, self._runtime.now(), True
+        self._transaction, self._writing = transaction, True
         return transaction
 
     async def _undo(self, _result: object = None) -> None:
         async with self._turn:
+            await self._undo_effect()
+
+    async def _undo_effect(self) -> None:
+        if self._whole is None:
             await self._roll_back()
+        elif self._transaction is not None:
+            self._transaction, self._writing = None, False
+            await self._whole.undo()
 
     async def _roll_back(self) -> None:
-        transaction, self._transaction, self._writing = self._transaction, None, False
+        transaction = self._take_transaction()
         if transaction is not None:
             await transaction.rollback()
+
+    def _take_transaction(self) -> Transaction | None:
+        transaction = self._transaction or self._whole
+        self._transaction = self._whole = None
+        self._writing = False
+        return transaction
 
     async def _save(self, point: str, data: bytes | None) -> None:
         async with self._turn:
@@ -284,7 +193,7 @@ class Execution:
                     raise obstacle
                 return
             self._end()
-            transaction, self._transaction = self._transaction, None
+            transaction = self._take_transaction()
             problem: StoreUnavailable | None = None
             recorded = False
             try:
@@ -339,6 +248,8 @@ class Execution:
             self.account.tell(ClaimFailed, fence=self.run.fence, released=free)
 
     async def _give_back(self) -> None:
+        if self._terms.one_commit:
+            return  # there is no claim without its effect
         if self.released or self.transactional:
             await self._store.release(self.run)
         elif self._terms.mode == "at_most_once":
@@ -350,7 +261,7 @@ class Execution:
         async with self._turn:
             if self._ended or self.lost:
                 return
-            if self._transaction is None:
+            if self._transaction is None and self._whole is None:
                 await self._quietly(self._renew)
             elif self._runtime.now() - self._opened_at > self._terms.lease:
                 # Nobody can take over while it is open, so there is nothing to renew; but everybody waits for it.

@@ -12,10 +12,11 @@ from resilient.backends.clients import ClientCall
 from resilient.backends.store import Mode, Replay, Store
 from resilient.errors import OutcomeUnknown
 from resilient.idempotency.claim import BlockingClaim, Claim
-from resilient.idempotency.execution import Execution, Terms
+from resilient.idempotency.execution import Execution
 from resilient.idempotency.fingerprint import fingerprint_of
 from resilient.idempotency.hosts import Host, LoopHost, ThreadHost
 from resilient.idempotency.leasing.server import LeasedClients
+from resilient.idempotency.terms import Terms
 from resilient.runtime import Runtime
 from resilient.waiting import drive
 
@@ -37,6 +38,7 @@ def once(
     ttl: float = 86_400.0,
     lease: float = 30.0,
     wait: float = 0.0,
+    resumable: bool = False,
     dump: Callable[[Any], bytes] | None = None,
     load: Callable[[bytes], Any] | None = None,
     runtime: Runtime | None = None,
@@ -87,6 +89,12 @@ def once(
     `wait`
         Seconds for which a call waits for another one under the same key (0.0: it gets `InProgress` at once). It takes
         over when the other one's lease ends, and does not wait beyond a deadline that it inherits (`serving`).
+    `resumable`
+        Commit the claim before the function runs, so that it can save recovery points, may take longer than a lease,
+        and is taken over with its recovery point when it hangs: one commit more. Without it, a store that can
+        (PostgreSQL) keeps claim, effect and record in one transaction, which is open while the function runs, a lease
+        at most; one that dies leaves nothing, and is followed at once. Other stores, and other modes, always commit the
+        claim first.
     `dump`, `load`
         Turn a result into bytes and back; by default JSON, of values that come back as they were. A result that
         cannot be kept is an error: in a transaction before anything happened, otherwise after it (replays then raise
@@ -104,7 +112,7 @@ def once(
     if (dump is None) != (load is None):
         raise ValueError("dump and load are given together, or neither")
     return Once(
-        terms=Terms.agree(store, mode=mode, lease=lease, ttl=ttl, runtime=runtime, wait=wait),
+        terms=Terms.agree(store, mode=mode, lease=lease, ttl=ttl, runtime=runtime, wait=wait, resumable=resumable),
         key=key,
         scope=scope,
         fingerprint=fingerprint,

@@ -33,6 +33,19 @@ def test_sqlite_takes_a_relative_or_an_absolute_path(url: str, path: str) -> Non
     assert repr(connect(url)) == f"SQLiteStore({str(Path(path).absolute())!r})"
 
 
+@pytest.mark.parametrize(
+    ("url", "name"),
+    [
+        ("postgresql://me:secret@db.internal/orders", "postgresql://db.internal/orders"),
+        ("postgresql://db.internal:6432/orders?sslmode=require&pool_size=3", "postgresql://db.internal:6432/orders"),
+        ("postgresql:///orders?host=/run/postgresql&migrate=false", "postgresql:///run/postgresql/orders"),
+        ("postgresql://a:5432,b:5432/orders?target_session_attrs=read-write", "postgresql://a:5432,b:5432/orders"),
+    ],
+)
+def test_postgresql_takes_what_libpq_takes_and_shows_no_password(url: str, name: str) -> None:
+    assert repr(connect(url)) == f"PostgresStore({name!r})"
+
+
 def test_nothing_is_opened_before_the_store_is_used(tmp_path: Path) -> None:
     SQLiteStore(tmp_path / "claims.db")
     connect(f"sqlite:///{tmp_path}/claims.db")
@@ -42,7 +55,7 @@ def test_nothing_is_opened_before_the_store_is_used(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("url", "message"),
     [
-        ("mysql://host/db", "known are memory://, sqlite://"),
+        ("mysql://host/db", "known are memory://, postgresql://, sqlite://"),
         ("claims.db", "known are"),
         ("memory://host", "neither host nor path"),
         ("sqlite://claims.db", "sqlite:///relative.db"),
@@ -54,6 +67,12 @@ def test_nothing_is_opened_before_the_store_is_used(tmp_path: Path) -> None:
         ("sqlite:///a.db?busy_timeout=inf", "busy_timeout=inf"),
         ("sqlite:///a.db?busy_timeout=long", "busy_timeout='long': a number"),
         ("memory://?max_records=0", "max_records=0"),
+        ("postgresql://host/db?pool_size=0", "pool_size=0"),
+        ("postgresql://host/db?timeout=0", "timeout=0"),
+        ("postgresql://host/db?timeout=1&lock_timeout=2", "lock_timeout=2"),
+        ("postgresql://host/db?lock_timeout=0", "lock_timeout=0"),
+        ("postgresql://host/db?migrate=yes", "migrate='yes': true or false"),
+        ("postgresql://host/db?pool=5", 'invalid URI query parameter: "pool"'),
     ],
 )
 def test_a_url_that_names_no_store_is_refused_with_a_reason(url: str, message: str) -> None:

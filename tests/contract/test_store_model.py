@@ -51,9 +51,9 @@ class StoreMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.folder = Path(tempfile.mkdtemp(prefix="resilient-store-"))
-        shelf = SHELVES[self.kind](self.folder)
-        self.clock = shelf.clock
-        self.store = shelf.make().blocking
+        self.shelf = SHELVES[self.kind](self.folder)
+        self.clock = self.shelf.clock
+        self.store = self.shelf.make().blocking
         self.model: dict[str, Known] = {}
         self.highest = 0
 
@@ -134,8 +134,7 @@ class StoreMachine(RuleBasedStateMachine):
         known = self.mine(run, accepted=transaction is not None)
         if transaction is None:
             return
-        transaction.connection.execute("CREATE TABLE IF NOT EXISTS effects (key TEXT, fence INTEGER)")
-        transaction.connection.execute("INSERT INTO effects VALUES (?, ?)", (run.key, run.fence))
+        self.shelf.write(transaction.connection, run)
         if commit:
             assert transaction.commit(result, ttl=ttl)
             self.done(known, result, ttl)
@@ -177,7 +176,9 @@ class StoreMachine(RuleBasedStateMachine):
             assert record.released == (known.released and not known.done)
 
 
-@pytest.mark.parametrize("kind", sorted(SHELVES))
+# Redis runs the scripts that Valkey runs: the contract is enough for what may differ.
+@pytest.mark.parametrize("kind", sorted(SHELVES.keys() - {"redis"}))
 def test_a_store_does_what_the_model_does(kind: str) -> None:
     machine = type("Machine", (StoreMachine,), {"kind": kind})
-    run_state_machine_as_test(machine, settings=settings(max_examples=200, stateful_step_count=30, deadline=None))
+    examples = 50 if kind == "postgres" else 200  # each step is a few round trips
+    run_state_machine_as_test(machine, settings=settings(max_examples=examples, stateful_step_count=30, deadline=None))

@@ -12,10 +12,11 @@ from resilient.backends.clients import BlockingClientStore, ClientCall, Refused,
 from resilient.backends.faces import Threads
 from resilient.backends.store import Answer, Replay, Store
 from resilient.errors import ExpiredKey
-from resilient.idempotency.execution import Execution, Terms
+from resilient.idempotency.execution import Execution
 from resilient.idempotency.fingerprint import digest
 from resilient.idempotency.hosts import Host, ThreadHost
 from resilient.idempotency.steps import Steps
+from resilient.idempotency.terms import Terms
 
 __all__ = ["LeasedClients", "clients_of"]
 
