@@ -97,6 +97,7 @@ class Statements:
     """The statements over a clock, and under a guard."""
 
     def __init__(self, clock: str, guard: str) -> None:
+        self.clock = clock
         forgotten = _FORGOTTEN.format(clock=clock)
         columns = _COLUMNS.format(clock=clock)
         microseconds = _MICROSECONDS.format(clock=clock)

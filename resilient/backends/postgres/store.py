@@ -8,6 +8,8 @@ from types import TracebackType
 from typing import Any, ClassVar, Self, final
 
 from resilient.backends.faces import DirectStore, ThreadedStore
+from resilient.backends.inbox import BlockingInbox
+from resilient.backends.outbox import BlockingOutbox
 from resilient.backends.postgres.claims import Claims
 from resilient.backends.postgres.database import Database, Work
 from resilient.backends.postgres.statements import CLOCK, GUARD, MIGRATIONS, Statements
@@ -211,6 +213,18 @@ class BlockingPostgresStore:
     def close(self) -> None:
         """Close the connections that nobody uses; new ones are opened when the store is used again."""
         drive(self._claims.close())
+
+    def outbox(self, *, keep: float) -> BlockingOutbox:
+        """Return the outbox of the same database."""
+        from resilient.backends.postgres.outbox import BlockingPostgresOutbox
+
+        return BlockingPostgresOutbox(self._claims.work.database, self._claims.sql.clock, keep=keep)
+
+    def inbox(self) -> BlockingInbox:
+        """Return the inbox of the same database."""
+        from resilient.backends.postgres.inbox import BlockingPostgresInbox
+
+        return BlockingPostgresInbox(self._claims.work.database, self._claims.sql.clock)
 
     def __repr__(self) -> str:
         return f"PostgresStore({self._claims.work.database.name!r})"

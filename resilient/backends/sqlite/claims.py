@@ -15,7 +15,9 @@ from typing import Any, ClassVar, TypeVar, final
 
 from resilient.backends.clients import BlockingClientStore
 from resilient.backends.faces import ThreadedStore
+from resilient.backends.inbox import BlockingInbox
 from resilient.backends.intents import BlockingIntentStore
+from resilient.backends.outbox import BlockingOutbox
 from resilient.backends.sqlite.database import Connection, Database, EffectConnection
 from resilient.backends.store import STARTED, Answer, Mode, Record, Run, Stats
 
@@ -115,6 +117,8 @@ class SQLiteStore(ThreadedStore):
             raise ValueError(f"threads={threads!r}: waiting for a disk takes at least 1 thread")
         core = BlockingSQLiteStore(path, busy_timeout=busy_timeout, on_connect=on_connect)
         super().__init__(core, threads=threads)
+        self.path = core.database.path
+        """Where the file is, absolute."""
 
 
 class BlockingSQLiteStore:
@@ -277,6 +281,18 @@ class BlockingSQLiteStore:
         from resilient.backends.sqlite.intents import BlockingSQLiteIntents
 
         return BlockingSQLiteIntents(self.database, self.clock)
+
+    def outbox(self, *, keep: float) -> BlockingOutbox:
+        """Return the outbox of the same file."""
+        from resilient.backends.sqlite.outbox import BlockingSQLiteOutbox
+
+        return BlockingSQLiteOutbox(self.database, self.clock, keep=keep)
+
+    def inbox(self) -> BlockingInbox:
+        """Return the inbox of the same file."""
+        from resilient.backends.sqlite.inbox import BlockingSQLiteInbox
+
+        return BlockingSQLiteInbox(self.database, self.clock)
 
     def __repr__(self) -> str:
         return f"SQLiteStore({str(self.database.path)!r})"

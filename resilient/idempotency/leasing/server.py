@@ -78,7 +78,7 @@ class LeasedClients:
 
         # Another principal, or another operation, under the same number is another payload.
         mark = digest([name.encode(), principal.encode(), fingerprint])
-        remembering = replace(terms, ttl=_AS_LONG_AS_THE_CLIENT)
+        remembering = replace(terms, ttl=_AS_LONG_AS_THE_CLIENT, one_commit=False)
         scope, key = scope_of(call.client), str(call.number)
         return await remembering.begin(host, scope, key, mark, name=name, ask=ask)
 
