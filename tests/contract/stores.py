@@ -191,4 +191,15 @@ def sqlite_intents(folder: Path) -> IntentShelf:
     return IntentShelf(clocked_sqlite(folder / "intents.db", clock.now).intents, clock)
 
 
-INTENT_SHELVES: dict[str, Callable[[Path], IntentShelf]] = {"memory": memory_intents, "sqlite": sqlite_intents}
+def postgres_intents(folder: Path) -> IntentShelf:
+    shelf = postgres_shelf(folder)
+    store = shelf.make()
+    assert isinstance(store, PostgresStore)
+    return IntentShelf(store.blocking.intents, shelf.clock)
+
+
+INTENT_SHELVES: dict[str, Callable[[Path], IntentShelf]] = {
+    "memory": memory_intents,
+    "sqlite": sqlite_intents,
+    "postgres": postgres_intents,
+}

@@ -5,11 +5,14 @@ The model also counts effects: a call that is completed twice would be one.
 
 from __future__ import annotations
 
+import itertools
 import shutil
 import tempfile
+import threading
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
@@ -197,10 +200,55 @@ class ClientsMachine(RuleBasedStateMachine):
         assert self.store.count() == len(self.model)
 
 
-@pytest.mark.parametrize("kind", ["memory", "sqlite"])
+@pytest.mark.parametrize("kind", ["memory", "sqlite", "postgres"])
 def test_a_store_of_clients_does_what_the_model_does(kind: str) -> None:
     machine = type("Machine", (ClientsMachine,), {"kind": kind})
-    run_state_machine_as_test(machine, settings=settings(max_examples=150, stateful_step_count=40, deadline=None))
+    examples, steps = (8, 20) if kind == "postgres" else (150, 40)  # each step of which is several round trips
+    terms = settings(max_examples=examples, stateful_step_count=steps, deadline=None)
+    run_state_machine_as_test(machine, settings=terms)
+
+
+@pytest.mark.parametrize("kind", ["memory", "sqlite", "postgres"])
+def test_nothing_takes_effect_twice_while_others_acknowledge_leave_and_collect(kind: str, tmp_path: Path) -> None:
+    shelf = SHELVES[kind](tmp_path)
+    core: Any = shelf.make().blocking
+    store = core.clients()
+    effects: Counter[tuple[str, int]] = Counter()
+    names = [f"c{number}" for number in range(4)]
+    for name in names:
+        store.register(name, "p", lease=1.0)
+    problems: list[BaseException] = []
+    refused: Counter[str] = Counter()
+    moments = itertools.count()
+
+    def call(seed: int) -> None:
+        random = Random(seed)
+        try:
+            while (moment := next(moments)) < 600:
+                name, number = random.choice(names), moment // 20 + random.randint(1, 4)
+                sent = ClientCall(client=name, number=number, acknowledged=max(0, number - random.choice([1, 3, 6])))
+                answer = store.begin(sent, "p", b"x", owner=f"{seed}.{moment}", lease=1.0, ttl=FOREVER, takeover=True)
+                if isinstance(answer, Refused):
+                    refused[answer.reason] += 1
+                elif isinstance(answer, Run) and core.complete(answer, b"", ttl=FOREVER):
+                    effects[name, number] += 1
+                if random.random() < 0.05:
+                    shelf.clock.advance(random.choice([0.1, 0.6]))
+                    store.collect()
+                    store.renew(random.choice(names[:2]), "p", max(0, number - 5), lease=1.0)
+        except BaseException as error:
+            problems.append(error)
+
+    threads = [threading.Thread(target=call, args=(seed,)) for seed in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert problems == []
+    assert set(effects.values()) == {1}
+    assert set(refused) == {"stale", "expired"}
+    store.close()
+    core.close()
 
 
 class ForgetsTooMuch(ClientsMachine):

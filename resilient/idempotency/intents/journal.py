@@ -53,9 +53,9 @@ class Intents:
     been processed, and may not be sent again. That is an `OutcomeUnknown`, for somebody to find out and to `settle`.
 
     `store`
-        `sqlite:///intents.db`, `memory://` (for tests), or such a store. One file may serve many processes: leases
-        keep two of them from sending the same intent at once. It holds whole requests and responses: protect it as
-        you protect those.
+        `sqlite:///intents.db`, `postgresql://...`, `memory://` (for tests), or such a store. It may serve many
+        processes: leases keep two of them from sending the same intent at once. It holds whole requests and responses:
+        protect it as you protect those.
     `margin`
         Seconds before the end of `Honoured.window` at which the last attempt must have ended. It covers what is still
         on its way then, and steps of this machine's clock. By default a 24th of the window: an hour of a day.
@@ -99,7 +99,7 @@ class Intents:
         store = connect(store) if isinstance(store, str) else store
         make = getattr(store.blocking, "intents", None)
         if make is None:
-            raise ValueError(f"store={store!r}: it keeps no intents; sqlite:// and memory:// do")
+            raise ValueError(f"store={store!r}: it keeps no intents; sqlite://, postgresql:// and memory:// do")
         for name, seconds in (("lease", lease), ("keep", keep)):
             if not 0 < seconds < math.inf:
                 raise ValueError(f"{name}={seconds!r}: a finite number of seconds, more than 0")

@@ -29,7 +29,7 @@ def clients_of(store: Store) -> BlockingClientStore:
     """The leased clients of a store. Raises `ValueError` for one that has none."""
     make: Callable[[], BlockingClientStore] | None = getattr(store.blocking, "clients", None)
     if make is None:
-        raise ValueError(f"store={store!r}: it keeps no leased clients; sqlite:// and memory:// do")
+        raise ValueError(f"store={store!r}: it keeps no leased clients; sqlite://, postgresql:// and memory:// do")
     return make()
 
 
