@@ -19,7 +19,7 @@ from psycopg import errors
 from resilient.backends.postgres.database import Work
 from resilient.backends.postgres.sessions import Session
 from resilient.backends.postgres.statements import Statements
-from resilient.backends.store import Answer, Busy, Mode, Opened, Record, Replay, Run, Stats
+from resilient.backends.store import Answer, Busy, Mode, Opened, Record, Run, Stats
 from resilient.context import current_runtime
 from resilient.errors import StoreUnavailable
 
@@ -115,9 +115,7 @@ class Claims:
             return _claimed(rows[0], scope, key, owner)
 
         for _ in range(_ROUNDS):
-            _, answer = await self._look(scope, key, fingerprint, takeover=takeover)
-            if isinstance(answer, Replay):
-                return answer
+            await self._look(scope, key, fingerprint, takeover=takeover)  # for the house that is to be kept
             begun = await self.work.repeat(step, broken=True)
             if begun is not None:
                 return begun
