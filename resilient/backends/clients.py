@@ -125,7 +125,7 @@ class BlockingClientStore(Protocol):
         ttl: float,
         takeover: bool,
     ) -> LeasedAnswer:
-        """Ask for the right to run a call of a client."""
+        """Ask for the right to run a call of a client. `owner` names the executor, and nobody before it."""
         ...
 
     def leave(self, client: str, principal: str) -> bool:

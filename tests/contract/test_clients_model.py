@@ -128,7 +128,9 @@ class ClientsMachine(RuleBasedStateMachine):
         acknowledged = max(0, number - behind)
         expected = self.expected(client, number, acknowledged, payload)
         call = ClientCall(client=client, number=number, acknowledged=acknowledged)
-        answer = self.store.begin(call, "p", payload, owner="o", lease=lease, ttl=FOREVER, takeover=True)
+        self.names += 1
+        owner = f"o{self.names}"  # each executor has a name of its own
+        answer = self.store.begin(call, "p", payload, owner=owner, lease=lease, ttl=FOREVER, takeover=True)
         if expected is not None:
             if isinstance(answer, Busy) and isinstance(expected, Busy):
                 assert answer.retry_after == pytest.approx(expected.retry_after)
