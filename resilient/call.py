@@ -90,7 +90,10 @@ class Adapter(Form, Protocol):
         ...
 
     def asker(self) -> Ask:
-        """What sends requests of the library's own the way that the call goes, also after the call."""
+        """What sends requests of the library's own the way that the call goes, also after the call.
+
+        It raises `RuntimeError` when what the calls go through is closed.
+        """
         ...
 
 

@@ -159,6 +159,15 @@ async def pay(folder: Path, url: str, orders: list[str], dies: str) -> None:
             print("paid", response.text, flush=True)
 
 
+async def pay_carelessly(folder: Path, url: str, orders: list[str], dies: str) -> None:
+    """The control: keys that are drawn anew, and nothing is written down."""
+    line = Line()
+    line.dies = dies
+    async with httpx.AsyncClient(transport=PipelineTransport(Pipeline(Honoured()), line), base_url=url) as client:
+        for order in orders:
+            await client.post("/payments", json={"order": order})
+
+
 def pay_plainly(folder: Path, url: str, orders: list[str], dies: str) -> None:
     intents = make_intents(folder, dies)
     line = PlainLine()
@@ -221,6 +230,8 @@ def main(role: str, folder: Path, where: str, dies: str, *orders: str) -> None:
             serve(folder, int(where), dies)
         case "plain":
             pay_plainly(folder, where, list(orders), dies)
+        case "careless":
+            anyio.run(pay_carelessly, folder, where, list(orders), dies)
         case "leased" | "leased trio":
             backend = "trio" if role.endswith("trio") else "asyncio"
             anyio.run(pay_leased, folder, where, list(orders), backend=backend)

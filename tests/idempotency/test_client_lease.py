@@ -14,6 +14,7 @@ import resilient
 from resilient.asgi import IdempotencyMiddleware
 from resilient.asgi.types import Receive, Scope, Send
 from resilient.backends.memory import BlockingMemoryStore, MemoryStore
+from resilient.backends.sqlite import SQLiteStore
 from resilient.context import current_runtime
 from resilient.errors import ConcurrencyExceeded, DeadlineExceeded, ExpiredKey, StoreUnavailable
 from resilient.http import PipelineTransport, Transport
@@ -25,6 +26,7 @@ from resilient.policies.retry import Backoff, Retry
 from resilient.policies.timeout import Timeout
 from resilient.service import Service
 from resilient.testing import virtual_time
+from tests.asgi.serving import served
 
 LEASE = 60.0
 PATH = "/.well-known/resilient-clients"
@@ -526,6 +528,58 @@ def test_plain_functions_likewise():
         assert [charge(what) for what in "abc"] == ["a", "b", "c"]
         with pytest.raises(RuntimeError, match="was only used elsewhere"):
             anyio.run(lease.leave)
+
+
+def test_functions_whose_client_was_forgotten_take_a_new_name(run):
+    async def main():
+        store = MemoryStore()
+        lease = ClientLease(store)
+        clients: Any = store.blocking.clients()  # type: ignore[attr-defined]
+
+        @once(store, key=lambda call: call, mode="fenced")
+        async def there(claim: Claim, call: ClientCall) -> str:
+            return call.client
+
+        @Pipeline(Honoured(lease=lease))
+        async def here() -> str:
+            call = client_call()
+            assert call is not None
+            return await there(call)
+
+        first = await here()
+        clients._rows.clear()
+        with pytest.raises(ExpiredKey) as caught:
+            await here()
+        assert not caught.value.stale
+        assert await here() not in {first, None}
+
+    run(main)
+
+
+@pytest.mark.parametrize("slow", [0.0, 1.5])
+def test_plain_clients_lease_and_renew_over_real_sockets(tmp_path, slow):
+    store = SQLiteStore(tmp_path / "far.db")
+    effects: list[str] = []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        effects.append((await receive())["body"].decode())
+        await anyio.sleep(slow)
+        await send({"type": "http.response.start", "status": 201, "headers": []})
+        await send({"type": "http.response.body", "body": b"done"})
+
+    lease = ClientLease()
+    with served(IdempotencyMiddleware(app, store, client_lease=0.9)) as url:
+        transport = PipelineTransport(Pipeline(Honoured(lease=lease), Retry(), Timeout(20.0)), httpx.HTTPTransport())
+        with httpx.Client(transport=transport, base_url=url, timeout=30.0) as client:
+            for number in range(2):
+                assert client.post("/", content=str(number)).status_code == 201
+            assert store.blocking.stats().records <= 2
+            lease.sync_leave()
+            assert store.blocking.stats().records == 0
+            lease.sync_leave()
+            assert client.post("/", content="2").status_code == 201
+    assert effects == ["0", "1", "2"]
+    store.blocking.close()
 
 
 def test_a_function_without_a_store_is_refused(run):

@@ -114,6 +114,26 @@ def test_the_lease_is_renewed_as_long_as_the_call_runs(run):
     run(main)
 
 
+def test_a_lease_that_cannot_be_renewed_harms_nobody(run, caplog):
+    async def main():
+        bank, intents = Bank(), Intents("memory://", lease=3.0)
+        kept: Any = intents.terms.store
+
+        def fail(*args: Any, **kwargs: Any) -> Any:
+            raise OSError("the disk is full")
+
+        kept.heartbeat = fail
+        bank.delay = 10.0
+        (_, honoured, *_) = stack(intents, keys=key)
+        async with bank.client(honoured) as client:
+            assert (await pay(client)).content == b"receipt 1"
+            assert "its lease was not renewed" in caplog.text
+            assert (await pay(client)).content == b"receipt 1"
+        assert len(bank.requests) == 1
+
+    run(main)
+
+
 UNKNOWN = [httpx.ReadError("broke"), httpx.ReadTimeout("slow"), httpx.Response(500), httpx.Response(503)]
 
 

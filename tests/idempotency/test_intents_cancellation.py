@@ -6,11 +6,13 @@ from collections.abc import Callable
 from typing import Any
 
 import httpx
+import pytest
 
 from resilient.backends.memory import BlockingMemoryStore, MemoryStore
 from resilient.backends.store import Store
 from resilient.context import current_runtime
 from resilient.idempotency import Intents
+from resilient.idempotency.intents.kept import KeptRequest
 from resilient.testing.cancellation import for_each_cancellation
 from tests.idempotency.bank import Bank, stack
 
@@ -84,18 +86,18 @@ class Left(Scene):
 
     def __init__(self) -> None:
         super().__init__()
-        form = b'{"version": 1, "method": "POST", "url": "https://bank.example/payments", "headers": [["content-type", '
-        form += b'"application/json"]], "left_out": []}\n{"cents":5}'
-        from resilient.idempotency.intents.kept import KeptRequest
-
-        kept = KeptRequest.load(form)
+        headers = [("accept", "*/*"), ("content-type", "application/json")]
+        kept = KeptRequest.of(
+            "POST", "https://bank.example/payments", headers, b'{"cents":5}', keep=self.intents.terms.headers
+        )
         blocking = self.store.blocking
         assert isinstance(blocking, BlockingMemoryStore)
         terms: dict[str, Any] = {"owner": "dead", "lease": 0.0, "window": 80_000.0}
         blocking.intents().begin(kept.place, "17", kept.fingerprint, kept.dump(), **terms)
 
 
-def test_a_cancelled_resumption_loses_nothing(backend):
+@pytest.mark.parametrize("scenario", [Left.resume, Left.pay])
+def test_a_cancelled_resumption_loses_nothing(backend, scenario):
     async def check(scene: Scene) -> None:
         await current_runtime().sleep(40.0)
         assert known(scene).lease_left <= 0
@@ -105,5 +107,5 @@ def test_a_cancelled_resumption_loses_nothing(backend):
         assert set(scene.bank.keys) <= {'"17"'}
         assert set(scene.answered) == {b"receipt 1"}
 
-    runs = for_each_cancellation(Left, scenario=Left.resume, check=check, backend=backend)
+    runs = for_each_cancellation(Left, scenario=scenario, check=check, backend=backend)
     assert runs > 10

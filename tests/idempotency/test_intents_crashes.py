@@ -53,6 +53,14 @@ def test_a_client_that_is_killed_finishes_what_it_began(bank):
     bank.check(*orders)
 
 
+def test_without_intents_the_same_death_pays_twice(bank):
+    for dies in ("before it is read", "never"):
+        bank.client("careless", dies, "a").communicate(timeout=40)
+    assert bank.payments() == ["a", "a"]
+    with pytest.raises(AssertionError):
+        bank.check("a")
+
+
 @pytest.mark.parametrize("moment", ["before the effect", "before the commit", "before the reply"])
 def test_a_server_that_is_killed_is_asked_again_under_the_same_key(bank, moment):
     bank.kill()

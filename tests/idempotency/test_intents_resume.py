@@ -99,6 +99,58 @@ def test_a_request_is_not_sent_without_what_it_had(run, before, missing):
     run(main)
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda request: setattr(request, "url", request.url.copy_with(path="/refunds")), "method, URL or body differ"),
+        (
+            lambda request: request.headers.update({"content-type": "text/plain"}),
+            "the headers accept, content-type differ",
+        ),
+    ],
+)
+def test_a_client_that_sends_something_else_sends_nothing(run, change, message):
+    async def main():
+        bank, intents = Bank(), Intents("memory://")
+        await leave_open(bank, intents)
+        sent = len(bank.requests)
+
+        async def hook(request: httpx.Request) -> None:
+            change(request)
+
+        async with bank.client(*stack(intents), event_hooks={"request": [hook]}) as client:
+            report = await intents.resume(client)
+        assert f"not what was to be sent: {message}" in reasons(report)[0]
+        assert len(bank.requests) == sent
+
+    run(main)
+
+
+def test_what_somebody_else_has_done_since_the_intents_were_read_is_left_to_them(run):
+    async def main():
+        bank, store = Bank(), MemoryStore()
+        intents = Intents(store)
+        await leave_open(bank, intents, 3)
+        kept: Any = intents.terms.store
+        read = await intents.open()
+        done, busy, lapsed = read
+        terms: dict[str, Any] = {"lease": 9.0, "window": 0.0, "create": False}
+        kept.begin(busy.scope, busy.key, busy.fingerprint, b"", owner="somebody", **terms)
+        kept.settle(done.scope, done.key, done=True, result=b"", keep=9.0)
+        kept._rows[lapsed.scope, lapsed.key].until = 0.0
+        kept.unfinished = lambda **_: read
+        sent = len(bank.requests)
+        async with bank.client(*stack(intents)) as client:
+            report = await intents.resume(client)
+        assert report.finished == []
+        assert [item.intent.key for item in report.open] == [busy.key]
+        assert [item.intent.key for item in report.lapsed] == [lapsed.key]
+        assert len(bank.requests) == sent
+        await intents.close()
+
+    run(main)
+
+
 def test_a_user_and_password_in_a_url_are_not_kept(run):
     async def main():
         bank, intents = Bank("lost", "lost"), Intents("memory://")

@@ -314,6 +314,8 @@ class ClientLease:
         sent = runtime.now()
         try:
             lease = await identity.ask(blocking=blocking).renew(identity.client, acknowledged)
+        except RuntimeError:  # the client was closed: nobody is left who calls by way of it
+            return False
         except Exception:  # noqa: BLE001 - it is tried again; the lease goes on meanwhile
             _log.warning("the lease of client %s was not renewed", identity.client, exc_info=True)
             return True
