@@ -51,13 +51,14 @@ docs: $(VENV)/.dev ## Build the documentation into site/; a broken link is an er
 examples: $(VENV)/.dev ## Run every example of the README, the docs and the docstrings
 	$(BIN)/pytest README.md docs resilient
 
-bench: $(BENCH)/.bench ## Measure the overhead of a call, ours and our peers', of a request over sockets, the lab, discovery, and balancing
+bench: $(BENCH)/.bench ## Measure the overhead of a call, ours and our peers', of a request over sockets, the lab, discovery, balancing, and intents
 	$(BENCH)/bin/python -m benchmarks.overhead
 	$(BENCH)/bin/python -m benchmarks.http_client
 	$(BENCH)/bin/python -m benchmarks.lab
 	$(BENCH)/bin/python -m benchmarks.discovery
 	$(BENCH)/bin/python -m benchmarks.balancing
 	$(BENCH)/bin/python -m benchmarks.idempotency
+	$(BENCH)/bin/python -m benchmarks.intents
 
 peers: .venv-peers/.peers ## Ask the other idempotency libraries what ours is asked; write the page
 	.venv-peers/bin/python -m benchmarks.idempotency_peers --markdown --json benchmarks/results/idempotency-peers.json > benchmarks/results/idempotency-peers.md

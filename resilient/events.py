@@ -20,6 +20,7 @@ __all__ = [
     "ClaimFailed",
     "ClaimLost",
     "ClaimRefused",
+    "DeliveryFailed",
     "Event",
     "FaultInjected",
     "HedgeStarted",
@@ -30,6 +31,7 @@ __all__ = [
     "InstanceRestored",
     "InstanceUnhealthy",
     "LimitChanged",
+    "MessageParked",
     "OutcomeLeftUnknown",
     "ResultRecorded",
     "ResultReplayed",
@@ -183,6 +185,25 @@ class SnapshotStale(Event):
     """Discovery fails; the last good snapshot stays in force."""
 
     error: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeliveryFailed(Event):
+    """Attempt `attempt` to deliver a message of an outbox failed; the next one is due after `delay` seconds."""
+
+    key: str
+    attempt: int
+    delay: float
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MessageParked(Event):
+    """A message of an outbox or an inbox is not tried any more until somebody has looked into it."""
+
+    key: str
+    attempt: int
+    reason: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

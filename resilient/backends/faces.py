@@ -115,6 +115,10 @@ class DirectStore:
     def __repr__(self) -> str:
         return repr(self._blocking)
 
+    async def run_blocking(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+        """Return `fn(*args, **kwargs)`, waited for as everything of this store is: for what lies beside its claims."""
+        return await self._call(fn, *args, **kwargs)
+
     async def _call(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
         return fn(*args, **kwargs)
 

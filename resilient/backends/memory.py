@@ -8,7 +8,9 @@ import threading
 from dataclasses import dataclass
 from typing import Literal, NoReturn, final
 
+from resilient.backends.clients import BlockingClientStore
 from resilient.backends.faces import DirectStore
+from resilient.backends.intents import BlockingIntentStore
 from resilient.backends.store import STARTED, Answer, Mode, Record, Run, Stats
 from resilient.context import current_runtime
 from resilient.errors import StoreUnavailable
@@ -83,6 +85,8 @@ class BlockingMemoryStore:
         self._dues: list[tuple[float, tuple[str, str]]] = []
         """A heap of when to look at which row; it may have become due later since."""
         self._last_fence = 0
+        self._intents: BlockingIntentStore | None = None
+        self._clients: BlockingClientStore | None = None
 
     def begin(
         self, scope: str, key: str, fingerprint: bytes, *, owner: str, lease: float, ttl: float, takeover: bool = True
@@ -188,6 +192,33 @@ class BlockingMemoryStore:
 
     def close(self) -> None:
         """There is nothing to give back; the records stay."""
+
+    def remove(self, scope: str, key: str) -> bool:
+        """Remove a record unless it is running under a lease; whether there is none now."""
+        with self._lock:
+            row = self._rows.get((scope, key))
+            if row is not None and row.state == "running" and row.lease_until > self._now():
+                return False
+            self._rows.pop((scope, key), None)
+        return True
+
+    def clients(self) -> BlockingClientStore:
+        """Leased clients beside their claims: as many, and the same ones each time."""
+        from resilient.backends.memory_clients import BlockingMemoryClients
+
+        with self._lock:
+            if self._clients is None:
+                self._clients = BlockingMemoryClients(self, self._now, max_records=self._max_records)
+            return self._clients
+
+    def intents(self) -> BlockingIntentStore:
+        """Intents beside the claims: as many, in the same memory, and the same ones each time."""
+        from resilient.backends.memory_intents import BlockingMemoryIntents
+
+        with self._lock:
+            if self._intents is None:
+                self._intents = BlockingMemoryIntents(self._now, max_records=self._max_records)
+            return self._intents
 
     def __repr__(self) -> str:
         return f"MemoryStore(max_records={self._max_records})"

@@ -93,6 +93,13 @@ class Execution:
         self._check_ready()
         return await self._host.shelter(lambda: self._apply(effect), self._undo)
 
+    async def append(self, effect: Callable[..., Any]) -> None:
+        """Run one more effect in the transaction, which is opened if it is not; undone if it raises.
+
+        It is for what belongs to the record. A handler that ended inside its block is left to `complete` to report.
+        """
+        await self._host.shelter(lambda: self._append(effect), self._undo)
+
     async def undo(self) -> None:
         """Undo the transaction; another one may be opened."""
         await self._host.shelter(self._undo)
@@ -134,6 +141,18 @@ class Execution:
                 raise
             self.close()
             return result
+
+    async def _append(self, effect: Callable[..., Any]) -> None:
+        async with self._turn:
+            if self._writing:
+                return
+            transaction = await self._begin() if self._transaction is None else self._transaction
+            try:
+                await transaction.call(effect)
+            except BaseException:
+                await self._undo_effect()
+                raise
+            self.close()
 
     async def _begin(self) -> Transaction:
         if not self.transactional:

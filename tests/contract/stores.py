@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from resilient.backends.faces import ThreadedStore
-from resilient.backends.memory import MemoryStore
+from resilient.backends.intents import BlockingIntentStore
+from resilient.backends.memory import BlockingMemoryStore, MemoryStore
 from resilient.backends.postgres import PostgresStore
 from resilient.backends.redis import RedisStore
 from resilient.backends.redis.scripts import Scripts
@@ -168,4 +169,37 @@ SHELVES: dict[str, Callable[[Path], Shelf]] = {
     "redis": partial(redis_shelf, RedisServer),
     "sqlite": sqlite_shelf,
     "valkey": partial(redis_shelf, Valkey),
+}
+
+
+@dataclass
+class IntentShelf:
+    """A store of intents. `make` opens the same ones again, as another process would."""
+
+    make: Callable[[], BlockingIntentStore]
+    clock: Clock
+
+
+def memory_intents(_folder: Path) -> IntentShelf:
+    clock = Clock()
+    store = BlockingMemoryStore(runtime=Runtime(now=clock.now, wall=clock.now))
+    return IntentShelf(store.intents, clock)
+
+
+def sqlite_intents(folder: Path) -> IntentShelf:
+    clock = Clock()
+    return IntentShelf(clocked_sqlite(folder / "intents.db", clock.now).intents, clock)
+
+
+def postgres_intents(folder: Path) -> IntentShelf:
+    shelf = postgres_shelf(folder)
+    store = shelf.make()
+    assert isinstance(store, PostgresStore)
+    return IntentShelf(store.blocking.intents, shelf.clock)
+
+
+INTENT_SHELVES: dict[str, Callable[[Path], IntentShelf]] = {
+    "memory": memory_intents,
+    "sqlite": sqlite_intents,
+    "postgres": postgres_intents,
 }

@@ -43,3 +43,10 @@ def test_orders_are_taken_once_while_an_instance_is_killed(tmp_path):
 def test_the_worker_pays_once():
     told = subprocess.run([sys.executable, str(EXAMPLES / "worker.py")], capture_output=True, text=True, check=True)
     assert re.search(r"10 jobs, delivered three times each, paid 10 times", told.stdout)
+
+
+def test_payments_and_bookings_happen_once_whatever_is_killed():
+    command = [sys.executable, "-m", "examples.payments.prove", "4"]
+    told = subprocess.run(command, cwd=EXAMPLES.parent, capture_output=True, text=True, check=False)
+    assert told.returncode == 0, told.stderr
+    assert re.search(r"\d+ payments, each made once and booked once, in order; killed: \w", told.stdout)

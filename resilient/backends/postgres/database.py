@@ -7,6 +7,7 @@ over blocking ones they never suspend, and a thread drives them to their end.
 from __future__ import annotations
 
 import contextlib
+import copy
 from collections.abc import Awaitable, Callable, Generator, Sequence
 from typing import Any, TypeVar, final
 
@@ -71,7 +72,7 @@ class Database:
             raise ValueError(f"timeout={timeout!r}: more than 0 seconds, at most {_LONGEST_WAIT}")
         self.name = _name(parameters)
         self.timeout = timeout
-        self._url = url
+        self.url = url
         self._settings = _settings(parameters, timeout)
         self.loop = LoopSessions(self._connect_loop, size=pool_size, timeout=timeout)
         self.threads = ThreadSessions(self._connect_thread, size=pool_size, timeout=timeout)
@@ -80,6 +81,13 @@ class Database:
         self._migrate = migrate
         self._prepared = False
 
+    def sibling(self, *, tables: str, migrations: Migrations) -> Database:
+        """Another set of tables in the same database, by way of the same connections."""
+        other = copy.copy(self)
+        other._tables, other._migrations = tables, migrations  # noqa: SLF001 - it is one of these
+        other._prepared = False  # noqa: SLF001 - likewise
+        return other
+
     @contextlib.contextmanager
     def reporting(self) -> Generator[None]:
         """Turn the errors of the server and of the way to it into `StoreUnavailable`."""
@@ -87,6 +95,11 @@ class Database:
             yield
         except (psycopg.Error, OSError) as error:
             raise StoreUnavailable(f"{self.name}: {_first_line(error)}") from error
+
+    @property
+    def prepared(self) -> bool:
+        """Whether the tables are known to be as they should be."""
+        return self._prepared
 
     async def prepare(self, session: Session) -> None:
         """Make the tables, or find out that they are as they should be."""
@@ -160,7 +173,7 @@ class Database:
     async def _connect_loop(self) -> LoopConnection:
         with self.reporting():
             return await LoopConnection.connect(
-                self._url,
+                self.url,
                 autocommit=True,
                 prepare_threshold=None,
                 cursor_factory=AsyncClientCursor,
@@ -170,7 +183,7 @@ class Database:
     def _connect_thread(self) -> ThreadConnection:
         with self.reporting():
             return ThreadConnection.connect(
-                self._url, autocommit=True, prepare_threshold=None, cursor_factory=ClientCursor, **self._settings
+                self.url, autocommit=True, prepare_threshold=None, cursor_factory=ClientCursor, **self._settings
             )
 
 
@@ -181,6 +194,11 @@ class Work:
     def __init__(self, database: Database, sessions: Sessions) -> None:
         self.database = database
         self._sessions = sessions
+
+    async def prepare(self) -> None:
+        """Make the tables, or find out that they are as they should be."""
+        if not self.database.prepared:
+            await self.tidy(await self.take())
 
     async def take(self) -> Session:
         """Lend a session, to be taken back by `tidy`."""

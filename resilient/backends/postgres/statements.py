@@ -97,6 +97,7 @@ class Statements:
     """The statements over a clock, and under a guard."""
 
     def __init__(self, clock: str, guard: str) -> None:
+        self.clock = clock
         forgotten = _FORGOTTEN.format(clock=clock)
         columns = _COLUMNS.format(clock=clock)
         microseconds = _MICROSECONDS.format(clock=clock)
@@ -122,6 +123,7 @@ class Statements:
         """  # noqa: S608
         claim = _CLAIM.format(clock=clock, forgotten=forgotten, state="running")
         self.claim = f"BEGIN; {limits}; {claim}; COMMIT"
+        self.claim_inside = claim
         # Those who wait for a lock afterwards are the effect's statements, as patient as the session is.
         effect = "SET LOCAL lock_timeout TO DEFAULT"
         claim = _CLAIM.format(clock=clock, forgotten=forgotten, state="written")

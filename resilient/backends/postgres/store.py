@@ -7,7 +7,11 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any, ClassVar, Self, final
 
+from resilient.backends.clients import BlockingClientStore
 from resilient.backends.faces import DirectStore, ThreadedStore
+from resilient.backends.inbox import BlockingInbox
+from resilient.backends.intents import BlockingIntentStore
+from resilient.backends.outbox import BlockingOutbox
 from resilient.backends.postgres.claims import Claims
 from resilient.backends.postgres.database import Database, Work
 from resilient.backends.postgres.statements import CLOCK, GUARD, MIGRATIONS, Statements
@@ -216,6 +220,30 @@ class BlockingPostgresStore:
     def close(self) -> None:
         """Close the connections that nobody uses; new ones are opened when the store is used again."""
         drive(self._claims.close())
+
+    def clients(self) -> BlockingClientStore:
+        """Return the leased clients of the same database."""
+        from resilient.backends.postgres.clients import BlockingPostgresClients
+
+        return BlockingPostgresClients(self._claims)
+
+    def intents(self) -> BlockingIntentStore:
+        """Return the intents of the same database."""
+        from resilient.backends.postgres.intents import BlockingPostgresIntents
+
+        return BlockingPostgresIntents(self._claims.work.database, self._claims.sql.clock)
+
+    def outbox(self, *, keep: float) -> BlockingOutbox:
+        """Return the outbox of the same database."""
+        from resilient.backends.postgres.outbox import BlockingPostgresOutbox
+
+        return BlockingPostgresOutbox(self._claims.work.database, self._claims.sql.clock, keep=keep)
+
+    def inbox(self) -> BlockingInbox:
+        """Return the inbox of the same database."""
+        from resilient.backends.postgres.inbox import BlockingPostgresInbox
+
+        return BlockingPostgresInbox(self._claims.work.database, self._claims.sql.clock)
 
     def __repr__(self) -> str:
         return f"PostgresStore({self._claims.work.database.name!r})"

@@ -13,7 +13,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, TypeVar, final
 
+from resilient.backends.clients import BlockingClientStore
 from resilient.backends.faces import ThreadedStore
+from resilient.backends.inbox import BlockingInbox
+from resilient.backends.intents import BlockingIntentStore
+from resilient.backends.outbox import BlockingOutbox
 from resilient.backends.sqlite.database import Connection, Database, EffectConnection
 from resilient.backends.store import STARTED, Answer, Mode, Record, Run, Schema, Stats
 
@@ -117,6 +121,8 @@ class SQLiteStore(ThreadedStore):
             raise ValueError(f"threads={threads!r}: waiting for a disk takes at least 1 thread")
         core = BlockingSQLiteStore(path, busy_timeout=busy_timeout, on_connect=on_connect, migrate=migrate)
         super().__init__(core, threads=threads)
+        self.path = core.database.path
+        """Where the file is, absolute."""
 
 
 class BlockingSQLiteStore:
@@ -167,28 +173,45 @@ class BlockingSQLiteStore:
         if answer is not None:
             return answer
         with self.database.write() as connection:
-            known = self._find(connection, scope, key)
-            answer = None if known is None else known.record.answer(fingerprint, takeover=takeover)
-            if answer is not None:
-                return answer
-            old = None if known is None or known.record.forgotten else known
-            now = self._now(connection) if known is None else known.now
-            connection.execute(_RAISE_FENCE, (now,))
-            (fence,) = connection.execute("SELECT last FROM resilient_claims_fence").fetchone()
-            run = Run(
-                scope=scope,
-                key=key,
-                fence=fence,
-                owner=owner,
-                takeover=old is not None,
-                recovery_point=STARTED if old is None else old.record.recovery_point,
-                recovery_data=None if old is None else old.record.recovery_data,
+            return self.begin_inside(
+                connection, scope, key, fingerprint, owner=owner, lease=lease, ttl=ttl, takeover=takeover
             )
-            created_at = now if old is None else old.created_at
-            point, data = run.recovery_point, run.recovery_data
-            values = (fingerprint, fence, owner, now + _ms(lease), point, data, created_at, now + _ms(ttl))
-            connection.execute(_BEGIN, (scope, key, *values))
-            connection.execute(self._sweep_sql, (_SWEEP,))
+
+    def begin_inside(
+        self,
+        connection: Connection,
+        scope: str,
+        key: str,
+        fingerprint: bytes,
+        *,
+        owner: str,
+        lease: float,
+        ttl: float,
+        takeover: bool,
+    ) -> Answer:
+        """Ask for the right to run, in a transaction that is open and holds the write lock."""
+        known = self._find(connection, scope, key)
+        answer = None if known is None else known.record.answer(fingerprint, takeover=takeover)
+        if answer is not None:
+            return answer
+        old = None if known is None or known.record.forgotten else known
+        now = self._now(connection) if known is None else known.now
+        connection.execute(_RAISE_FENCE, (now,))
+        (fence,) = connection.execute("SELECT last FROM resilient_claims_fence").fetchone()
+        run = Run(
+            scope=scope,
+            key=key,
+            fence=fence,
+            owner=owner,
+            takeover=old is not None,
+            recovery_point=STARTED if old is None else old.record.recovery_point,
+            recovery_data=None if old is None else old.record.recovery_data,
+        )
+        created_at = now if old is None else old.created_at
+        point, data = run.recovery_point, run.recovery_data
+        values = (fingerprint, fence, owner, now + _ms(lease), point, data, created_at, now + _ms(ttl))
+        connection.execute(_BEGIN, (scope, key, *values))
+        connection.execute(self._sweep_sql, (_SWEEP,))
         return run
 
     def heartbeat(self, run: Run, *, lease: float) -> bool:
@@ -252,6 +275,39 @@ class BlockingSQLiteStore:
     def close(self) -> None:
         """Close the connections; the store opens new ones when it is used again."""
         self.database.close()
+
+    def prepare(self) -> None:
+        """Create what is missing: for those who use these tables in a transaction of theirs."""
+        with self.database.read():
+            pass
+
+    def knows(self, connection: Connection, scope: str, key: str) -> bool:
+        """Whether there is a record of a key."""
+        return self._find(connection, scope, key) is not None
+
+    def clients(self) -> BlockingClientStore:
+        """Leased clients in the same file."""
+        from resilient.backends.sqlite.clients import BlockingSQLiteClients
+
+        return BlockingSQLiteClients(self)
+
+    def intents(self) -> BlockingIntentStore:
+        """Intents in the same file."""
+        from resilient.backends.sqlite.intents import BlockingSQLiteIntents
+
+        return BlockingSQLiteIntents(self.database, self.clock)
+
+    def outbox(self, *, keep: float) -> BlockingOutbox:
+        """Return the outbox of the same file."""
+        from resilient.backends.sqlite.outbox import BlockingSQLiteOutbox
+
+        return BlockingSQLiteOutbox(self.database, self.clock, keep=keep)
+
+    def inbox(self) -> BlockingInbox:
+        """Return the inbox of the same file."""
+        from resilient.backends.sqlite.inbox import BlockingSQLiteInbox
+
+        return BlockingSQLiteInbox(self.database, self.clock)
 
     def __repr__(self) -> str:
         return f"SQLiteStore({str(self.database.path)!r})"

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Literal, NoReturn, TypeVar, final
 from weakref import WeakSet, WeakValueDictionary
 
+from resilient.backends.outbox import Plan, Statement
 from resilient.context import current_runtime
 from resilient.errors import StoreUnavailable
 
@@ -32,8 +33,9 @@ _LONGEST_WAIT = 3600.0
 """Seconds: an hour, and well below what SQLite can count."""
 _WAL_RETRY = 0.01
 """Seconds between attempts to switch a new file to the write-ahead log."""
-
 _SCHEMA = "CREATE TABLE IF NOT EXISTS resilient_schema (tables TEXT PRIMARY KEY, version INTEGER NOT NULL)"
+_FIND_VERSION = "SELECT version FROM resilient_schema WHERE tables = :tables"
+_SET_VERSION = "INSERT OR REPLACE INTO resilient_schema VALUES (:tables, :version)"
 
 
 class Connection(sqlite3.Connection):
@@ -168,6 +170,39 @@ class Database:
         self.start_over()
         _databases.add(self)
 
+    def sibling(self, *, tables: str, migrations: Sequence[Sequence[str]]) -> Database:
+        """Another set of tables in the same file, with the same settings."""
+        return Database(
+            self.path,
+            tables=tables,
+            migrations=migrations,
+            busy_timeout=self._busy_timeout,
+            on_connect=self._on_connect,
+        )
+
+    def check_file(self) -> Plan[None]:
+        """Tell how to find out whether somebody's connection is to this file. Raises `ValueError` if it is not."""
+        databases = yield Statement("PRAGMA database_list")
+        path = next((str(row[2]) for row in databases.rows if row[1] == "main"), "")
+        # By what the system knows of it: there may be links, or the folder may have been moved.
+        if not path or (Path(path) != self.path and not (self.path.exists() and self.path.samefile(path))):
+            raise ValueError(
+                f"connection: it is to {path or 'a database in memory'!r}, and the {self._tables} are in "
+                f"{str(self.path)!r}: what is written there is not committed together with what is written here"
+            )
+
+    def prepare_through(self) -> Plan[None]:
+        """Tell how to make the tables through somebody's connection, in their transaction."""
+        yield Statement(_SCHEMA)
+        found = yield Statement(_FIND_VERSION, {"tables": self._tables})
+        version = found.rows[0][0] if found.rows else 0
+        if version == len(self._migrations):
+            return
+        self._check_may_migrate(version)
+        for statement in self._missing(version):
+            yield Statement(statement)
+        yield Statement(_SET_VERSION, {"tables": self._tables, "version": len(self._migrations)})
+
     def start_over(self) -> None:
         """Forget all connections: at the beginning, and in a forked child."""
         self._writing = _write_locks.setdefault(self.path, threading.Lock())
@@ -293,11 +328,7 @@ class Database:
             connection = self._connect(Connection, isolation_level=None)
             self._switch_to_wal(connection)
             version = self._version(connection)
-            if version < len(self._migrations) and not self._may_migrate:
-                raise StoreUnavailable(
-                    f"{self.path}: its {self._tables} have version {version}, and this release needs "
-                    f"{len(self._migrations)}: run `resilient store migrate` with its URL"
-                )
+            self._check_may_migrate(version)
             if version != len(self._migrations):
                 with self._queue(), _transact(connection):
                     self._migrate(connection)
@@ -309,9 +340,8 @@ class Database:
         newest = len(self._migrations)
         if version >= newest:
             return []
-        steps = [statement for statements in self._migrations[version:] for statement in statements]
         note = f"INSERT OR REPLACE INTO resilient_schema VALUES ('{self._tables}', {newest})"  # noqa: S608 - constants
-        return [_SCHEMA, *steps, note]
+        return [_SCHEMA, *self._missing(version), note]
 
     def migrate(self) -> list[str]:
         """Make the tables, or bring them up to date, whatever the constructor said; return what was run."""
@@ -341,22 +371,31 @@ class Database:
 
     def _version(self, connection: Connection) -> int:
         connection.execute(_SCHEMA)
-        find = "SELECT version FROM resilient_schema WHERE tables = ?"
-        row: tuple[int] | None = connection.execute(find, (self._tables,)).fetchone()
+        row: tuple[int] | None = connection.execute(_FIND_VERSION, {"tables": self._tables}).fetchone()
         return 0 if row is None else row[0]
 
     def _migrate(self, connection: Connection) -> None:
         # Read again: another process may have been quicker.
-        version, newest = self._version(connection), len(self._migrations)
+        for statement in self._missing(self._version(connection)):
+            connection.execute(statement)
+        connection.execute(_SET_VERSION, {"tables": self._tables, "version": len(self._migrations)})
+
+    def _check_may_migrate(self, version: int) -> None:
+        if version < len(self._migrations) and not self._may_migrate:
+            raise StoreUnavailable(
+                f"{self.path}: its {self._tables} have version {version}, and this release needs "
+                f"{len(self._migrations)}: run `resilient store migrate` with its URL"
+            )
+
+    def _missing(self, version: int) -> list[str]:
+        """Return what leads from this version to the newest."""
+        newest = len(self._migrations)
         if version > newest:
             raise StoreUnavailable(
                 f"{self.path}: its {self._tables} have version {version}, made by a newer release; "
                 f"this one knows {newest}"
             )
-        for statements in self._migrations[version:]:
-            for statement in statements:
-                connection.execute(statement)
-        connection.execute("INSERT OR REPLACE INTO resilient_schema VALUES (?, ?)", (self._tables, newest))
+        return [statement for statements in self._migrations[version:] for statement in statements]
 
 
 def _identity(path: Path) -> tuple[int, int]:
