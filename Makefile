@@ -12,7 +12,7 @@ export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test check lint types imports docs examples bench lab golden lock clean
+.PHONY: help demo test check lint types imports docs examples bench peers lab torture golden lock clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -24,6 +24,8 @@ test: check ## Everything that CI runs: the checks, then the tests with their co
 	$(BIN)/python -m tests.servers.chromium # installs it where there is none
 	$(BIN)/python -m tests.servers.dnsmasq # likewise
 	$(BIN)/python -m tests.servers.etcd # likewise, into a cache
+	$(BIN)/python -m tests.servers.faketime
+	$(BIN)/python -m tests.servers.valkey
 	$(BIN)/python -m tests.servers.zookeeper
 	$(BIN)/python -m tests.servers.postgres
 	$(BIN)/python -m tests.servers.pgbouncer # likewise
@@ -49,16 +51,25 @@ docs: $(VENV)/.dev ## Build the documentation into site/; a broken link is an er
 examples: $(VENV)/.dev ## Run every example of the README, the docs and the docstrings
 	$(BIN)/pytest README.md docs resilient
 
-bench: $(BENCH)/.bench ## Measure the overhead of a call, ours and our peers', of a request over sockets, the lab, discovery, and balancing
+bench: $(BENCH)/.bench ## Measure the overhead of a call, ours and our peers', of a request over sockets, the lab, discovery, balancing, and intents
 	$(BENCH)/bin/python -m benchmarks.overhead
 	$(BENCH)/bin/python -m benchmarks.http_client
 	$(BENCH)/bin/python -m benchmarks.lab
 	$(BENCH)/bin/python -m benchmarks.discovery
 	$(BENCH)/bin/python -m benchmarks.balancing
+	$(BENCH)/bin/python -m benchmarks.idempotency
+	$(BENCH)/bin/python -m benchmarks.intents
+
+peers: .venv-peers/.peers ## Ask the other idempotency libraries what ours is asked; write the page
+	.venv-peers/bin/python -m benchmarks.idempotency_peers --markdown --json benchmarks/results/idempotency-peers.json > benchmarks/results/idempotency-peers.md
 
 lab: $(VENV)/.dev ## Play every scenario of the lab with ten seeds; check bands, simulator and golden report
 	$(BIN)/python -m resilient.lab.theory
 	$(BIN)/python -m benchmarks.lab_suite --page site-lab/report.html
+
+torture: $(VENV)/.dev ## Torment every store in every mode for eight minutes, and write down what became of effects and replies
+	$(BIN)/python -m tests.torture --write
+	$(BIN)/python -m tests.asgi.large --mib 1024
 
 golden: $(VENV)/.dev ## Write the lab's golden report, its catalogue, the check of its simulator and the defaults' tables anew
 	$(BIN)/python -m resilient.lab.theory --markdown > benchmarks/results/theory.md
@@ -66,9 +77,10 @@ golden: $(VENV)/.dev ## Write the lab's golden report, its catalogue, the check 
 	$(BIN)/python -m benchmarks.defaults --write
 
 lock: .venv-lock/.lock ## Pin the newest versions of all dependencies in requirements/
-	$(COMPILE) pyproject.toml --extra config --extra demo --extra dns --extra httpx2 --extra kubernetes --extra lab --extra postgres --extra zookeeper --group dev -o requirements/dev.txt
+	$(COMPILE) pyproject.toml --extra config --extra demo --extra dns --extra httpx2 --extra kubernetes --extra lab --extra postgres --extra redis --extra zookeeper --group dev -o requirements/dev.txt
 	$(COMPILE) pyproject.toml --extra demo --group build -c requirements/dev.txt -o requirements/demo.txt
 	$(COMPILE) pyproject.toml --group bench -c requirements/dev.txt -o requirements/bench.txt
+	$(COMPILE) pyproject.toml --group peers -o requirements/peers.txt
 
 clean: ## Remove all that was made, the environments too
 	rm -rf .venv .venv-bench* .venv-lock site site-lab dist .coverage* .hypothesis .*_cache
@@ -93,6 +105,9 @@ $(VENV)/.demo: requirements/demo.txt pyproject.toml
 	$(install)
 
 $(BENCH)/.bench: requirements/bench.txt pyproject.toml
+	$(install)
+
+.venv-peers/.peers: requirements/peers.txt pyproject.toml
 	$(install)
 
 .venv-lock/.lock:

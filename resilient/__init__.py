@@ -55,9 +55,12 @@ if TYPE_CHECKING:
     from resilient.idempotency import Claim, once
     from resilient.instance import Instance
     from resilient.pipeline import Pipeline
+    from resilient.policies.adaptive_limit import AdaptiveLimit
     from resilient.policies.adaptive_throttle import AdaptiveThrottle
     from resilient.policies.bulkhead import Bulkhead
+    from resilient.policies.chaos import Chaos
     from resilient.policies.circuit_breaker import CircuitBreaker
+    from resilient.policies.coalesce import Coalesce
     from resilient.policies.fallback import fallback
     from resilient.policies.hedge import Hedge
     from resilient.policies.rate_limit import RateLimit
@@ -72,16 +75,19 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "AdaptiveLimit",
     "AdaptiveThrottle",
     "Attribute",
     "Backoff",
     "Balance",
     "Bulkhead",
     "Call",
+    "Chaos",
     "CircuitBreaker",
     "CircuitOpen",
     "Claim",
     "Classifier",
+    "Coalesce",
     "ConcurrencyExceeded",
     "ConfigError",
     "DeadlineExceeded",
@@ -133,16 +139,19 @@ __all__ = [
 ]
 
 _HOMES = {
+    "AdaptiveLimit": "resilient.policies.adaptive_limit",
     "AdaptiveThrottle": "resilient.policies.adaptive_throttle",
     "Attribute": "resilient.call",
     "Backoff": "resilient.policies.retry",
     "Balance": "resilient.balancing",
     "Bulkhead": "resilient.policies.bulkhead",
     "Call": "resilient.call",
+    "Chaos": "resilient.policies.chaos",
     "CircuitBreaker": "resilient.policies.circuit_breaker",
     "CircuitOpen": "resilient.errors",
     "Claim": "resilient.idempotency",
     "Classifier": "resilient.verdict",
+    "Coalesce": "resilient.policies.coalesce",
     "ConcurrencyExceeded": "resilient.errors",
     "ConfigError": "resilient.errors",
     "DeadlineExceeded": "resilient.errors",

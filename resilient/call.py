@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from resilient.runtime import Runtime
     from resilient.verdict import Classifier
 
-__all__ = ["Attribute", "Call", "End", "Next", "Policy", "Priority", "new_call"]
+__all__ = ["Adapter", "Ask", "Attribute", "Call", "End", "Form", "Next", "Policy", "Priority", "new_call"]
 
 T = TypeVar("T")
 
@@ -48,6 +48,53 @@ class Attribute(Generic[T]):
 
     def __repr__(self) -> str:
         return f"Attribute({self.name!r}, {self.default!r})"
+
+
+class Form(Protocol):
+    """How a call is kept beyond its process: as the bytes of its request, and of its result."""
+
+    def keep(self, headers: frozenset[str], limit: int) -> tuple[str, bytes, bytes]:
+        """Return what the request is to be kept as: where it goes, its bytes, and a digest that a repetition shares.
+
+        `headers` names what is kept of them. Raises `ValueError` for a request of which the same bytes cannot be sent
+        again, or which are more than `limit`.
+        """
+        ...
+
+    def lacks(self, request: bytes) -> str | None:
+        """Say why this request is not the one that was kept as `request`; None: it is."""
+        ...
+
+    async def keep_result(self, result: Any, limit: int) -> bytes | None:
+        """Return the bytes of a result, which can still be read; None where they are more than `limit`."""
+        ...
+
+    def load_result(self, data: bytes) -> Any:
+        """Make a result from its bytes."""
+        ...
+
+    def is_final(self, result: Any) -> bool:
+        """Whether it is what the operation came to, and not what kept it from being processed."""
+        ...
+
+
+Ask: TypeAlias = Callable[[str, str], Awaitable[tuple[int, bytes]]]
+"""Sends a request, of a method to a path, and returns the status and the body of the response."""
+
+
+class Adapter(Form, Protocol):
+    """What a protocol such as HTTP does for policies that keep a call, or have something to ask of the far side."""
+
+    def has_expired(self, result: Any) -> bool:
+        """Whether the far side says that it does not know the key's client any more."""
+        ...
+
+    def asker(self) -> Ask:
+        """What sends requests of the library's own the way that the call goes, also after the call.
+
+        It raises `RuntimeError` when what the calls go through is closed.
+        """
+        ...
 
 
 End: TypeAlias = Callable[[BaseException | None], None]
@@ -109,6 +156,8 @@ class Call:
     attributes: Mapping[Attribute[Any], Any] | None = None
     invoke: Callable[[Call], Awaitable[Any]]
     """The innermost step."""
+    adapter: Adapter | None = None
+    """Of the protocol; None for a function."""
     blocking: bool = False
     """A plain function: no event loop, waits use `runtime.pause`."""
     parent: Call | None

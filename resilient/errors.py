@@ -127,7 +127,14 @@ class InProgress(IdempotencyError):
 
 
 class ExpiredKey(IdempotencyError):
-    """The key is older than the other side's memory: whether it was processed can no longer be told."""
+    """The key is older than the other side's memory: whether it was processed can no longer be told.
+
+    `stale` tells that this was meant: its leased client has acknowledged the call, and a late copy of it came by.
+    """
+
+    def __init__(self, message: str = "", *, stale: bool = False) -> None:
+        super().__init__(message)
+        self.stale = stale
 
 
 class DiscoveryError(ResilienceError):

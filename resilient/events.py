@@ -22,6 +22,7 @@ __all__ = [
     "ClaimRefused",
     "DeliveryFailed",
     "Event",
+    "FaultInjected",
     "HedgeStarted",
     "IdempotencyBypassed",
     "InstanceEjected",
@@ -29,6 +30,7 @@ __all__ = [
     "InstancePicked",
     "InstanceRestored",
     "InstanceUnhealthy",
+    "LimitChanged",
     "MessageParked",
     "OutcomeLeftUnknown",
     "ResultRecorded",
@@ -37,6 +39,7 @@ __all__ = [
     "RetryScheduled",
     "SnapshotApplied",
     "SnapshotStale",
+    "StaleServed",
     "StoreFailed",
     "send_event",
 ]
@@ -104,6 +107,29 @@ class CircuitClosed(Event):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CircuitIsolated(Event):
     """A circuit breaker was opened by hand and stays open until it is reset."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FaultInjected(Event):
+    """Chaos let a call suffer a fault: `Delay`, `Fail`, `Answer`, `LoseReply` or one of your own."""
+
+    fault: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StaleServed(Event):
+    """An old result was the answer: of `age` seconds, while it is `revalidating`, or because of an `error`."""
+
+    age: float
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LimitChanged(Event):
+    """An adaptive limit lets `limit` calls be in flight, after it let `before`."""
+
+    before: int
+    limit: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import signal
 
+# Where two threads are the first to import these, pytest rewrites them at once, which CPython 3.11 cannot do.
+import anyio._backends._asyncio
+import anyio._backends._trio  # noqa: F401 - see above
 import pytest
 from hypothesis import HealthCheck, settings
 
 from tests.servers.postgres import Postgres
-from tests.servers.sharing import end_all, shared
+from tests.servers.sharing import shared
+from tests.servers.valkey import Valkey
 
 # A shell lets what it runs in the background ignore Ctrl-C, and so would every process that a test interrupts.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -38,6 +42,7 @@ def postgres_url(postgres: Postgres) -> str:
     return postgres.create_database()
 
 
-def pytest_sessionfinish() -> None:
-    """Leave no server behind."""
-    end_all()
+@pytest.fixture
+def valkey() -> Valkey:
+    """A server that every test of this process uses: take keys of your own."""
+    return shared(Valkey)

@@ -5,5 +5,6 @@ from __future__ import annotations
 from resilient.asgi.idempotency import IdempotencyMiddleware
 from resilient.asgi.load import LoadReportMiddleware
 from resilient.asgi.serving import ServingMiddleware
+from resilient.asgi.shedding import LoadShedMiddleware
 
-__all__ = ["IdempotencyMiddleware", "LoadReportMiddleware", "ServingMiddleware"]
+__all__ = ["IdempotencyMiddleware", "LoadReportMiddleware", "LoadShedMiddleware", "ServingMiddleware"]

@@ -10,13 +10,15 @@ from collections.abc import Awaitable, Callable, Iterable
 from typing import Literal, TypeAlias, final, get_args
 
 from resilient.asgi.bodies import Body, TooLarge
+from resilient.asgi.clients import EXPIRED, STALE, Clients
 from resilient.asgi.exchange import Exchange, Manners
 from resilient.asgi.problems import Headers, Problem
 from resilient.asgi.recorded import Recorded
 from resilient.asgi.types import ASGIApp, Receive, Scope, Send
+from resilient.backends.clients import ClientCall
 from resilient.backends.store import Mode, Replay, Store
 from resilient.context import current_runtime
-from resilient.errors import InProgress, KeyReused, OutcomeUnknown, StoreUnavailable
+from resilient.errors import ExpiredKey, InProgress, KeyReused, OutcomeUnknown, StoreUnavailable
 from resilient.events import IdempotencyBypassed
 from resilient.idempotency.account import Account
 from resilient.idempotency.execution import Execution
@@ -32,6 +34,9 @@ _log = logging.getLogger("resilient.asgi")
 
 OnStoreFailure: TypeAlias = Literal["closed", "open"]
 """What a request gets that the store cannot decide about: a refusal, or a run without protection."""
+
+Key: TypeAlias = str | ClientCall
+"""What names a request."""
 
 _HEADER = b"idempotency-key"
 _TRAILERS = "http.response.trailers"
@@ -93,6 +98,11 @@ class IdempotencyMiddleware:
         A URI that every problem links to (``rel="describedby"``): where you tell how long keys are remembered.
     `methods`
         POST and PATCH: what HTTP does not make idempotent by itself.
+    `client_lease`
+        Seconds for which identities are leased to clients of your own (`ClientLease`; 600.0 suits), at
+        ``/.well-known/resilient-clients``. A key under such an identity is remembered as long as its client may retry
+        it, and not for `ttl`; one that was acknowledged, or whose client's lease is over, gets 410. By default none are
+        leased: whoever may send requests could take as many as it likes.
     `runtime`
         Replaces the ambient one. It is told what becomes of each key (`ClaimBegan`, `ResultReplayed`, ...); the
         operation's name is the method and the path.
@@ -134,6 +144,7 @@ class IdempotencyMiddleware:
         on_store_failure: OnStoreFailure = "closed",
         documentation: str | None = None,
         methods: Iterable[str] = ("POST", "PATCH"),
+        client_lease: float | None = None,
         runtime: Runtime | None = None,
     ) -> None:
         max_request = max_body if max_request is None else max_request
@@ -156,9 +167,15 @@ class IdempotencyMiddleware:
         self._links = _links(documentation)
         self._manners = Manners(max_body=max_body, open_on_failure=self._open, links=self._links)
         self._methods = frozenset(method.upper() for method in methods)
+        self._clients = None
+        if client_lease is not None:
+            self._clients = Clients(self._terms.store, lease=client_lease, runtime=runtime)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection."""
+        if self._clients is not None and self._clients.serves(scope):
+            await self._clients.serve(await self._name_principal(scope), scope, send, self._links)
+            return
         if scope["type"] != "http" or scope["method"] not in self._methods:
             await self.app(scope, receive, send)
             return
@@ -173,6 +190,7 @@ class IdempotencyMiddleware:
     async def _serve(self, lines: list[bytes], scope: Scope, receive: Receive, send: Send) -> None:
         try:
             key = parse_key(lines)
+            call = None if self._clients is None else self._clients.call_of(scope, key)
         except ValueError as error:
             await _key_malformed(str(error)).send(send, self._links)
             return
@@ -189,11 +207,11 @@ class IdempotencyMiddleware:
         if body is None:
             return  # the client left before it had said what it wants
         try:
-            await self._answer(principal, key, body, scope, receive, send)
+            await self._answer(principal, call or key, body, scope, receive, send)
         finally:
             await body.close()
 
-    async def _answer(self, principal: str, key: str, body: Body, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _answer(self, principal: str, key: Key, body: Body, scope: Scope, receive: Receive, send: Send) -> None:
         begun = await self._begin(principal, key, body, scope)
         if isinstance(begun, Execution):
             await Exchange(begun, body, receive, send, self._manners).run(self.app, scope)
@@ -212,18 +230,26 @@ class IdempotencyMiddleware:
             raise TypeError(f"principal: it returned {principal!r}, and a caller is named by a str")
         return principal
 
-    async def _begin(self, principal: str, key: str, body: Body, scope: Scope) -> Execution | Recorded | Problem | None:
+    async def _begin(self, principal: str, key: Key, body: Body, scope: Scope) -> Execution | Recorded | Problem | None:
         """What is to be done; None where the application runs without a claim."""
         name = f"{scope['method']} {scope['path'][:_PATH_SHOWN]}"
-        place = _place(name, principal, scope)
+        fingerprint = _fingerprint(scope, body.digest)
         try:
-            begun = await self._terms.begin(LoopHost(), place, key, _fingerprint(scope, body.digest), name=name)
+            if isinstance(key, str):
+                place = _place(name, principal, scope)
+                begun = await self._terms.begin(LoopHost(), place, key, fingerprint, name=name)
+            else:
+                assert self._clients is not None
+                begun = await self._clients.begin(self._terms, key, principal, fingerprint, name)
         except InProgress as error:
             return _in_progress(error.retry_after)
+        except ExpiredKey as error:
+            return STALE if error.stale else EXPIRED
         except (KeyReused, OutcomeUnknown) as error:
             return _REFUSALS[type(error)]
         except StoreUnavailable as error:
-            return self._without_store(error, Account(self._terms.runtime or current_runtime(), name, key))
+            account = Account(self._terms.runtime or current_runtime(), name, key if isinstance(key, str) else key.key)
+            return self._without_store(error, account)
         if isinstance(begun, Replay):
             return _OUTCOME_UNKNOWN if begun.result is None else Recorded.load(begun.result)
         return begun

@@ -45,18 +45,19 @@ class ServingMiddleware:
     For any ASGI application. A caller that goes through `resilient.http` says how long it still waits; whatever
     this service calls meanwhile then does not wait longer, and gives up without sending where no time is left.
     `longest` bounds in seconds what a request may claim, 60.0, and is the limit of those that say nothing.
-    Trust the headers only where callers are your own: a stranger can raise the priority of its requests
-    (`priority=False` ignores it), though never the deadline beyond `longest`.
+    Whoever sends a request may say that it matters less than others, but not that it matters more: above `CRITICAL`,
+    the usual priority, is what only an edge that you trust may ask for (`trust_priority=True`). A deadline cannot be
+    longer than `longest`, whoever asks.
 
     Raises `ValueError` unless `longest` is positive.
     """
 
-    def __init__(self, app: _App, *, longest: float = 60.0, priority: bool = True) -> None:
+    def __init__(self, app: _App, *, longest: float = 60.0, trust_priority: bool = False) -> None:
         if not longest > 0:
             raise ValueError(f"longest={longest!r}: a number of seconds, more than 0")
         self.app = app
         self.longest = longest
-        self.priority = priority
+        self.trust_priority = trust_priority
 
     async def __call__(self, scope: _Scope, receive: _Receive, send: _Send) -> None:
         """Serve one connection; whatever is not an HTTP request passes untouched."""
@@ -66,9 +67,8 @@ class ServingMiddleware:
         headers: list[tuple[bytes, bytes]] = scope["headers"]
         remaining = remaining_time(headers)
         limit = self.longest if remaining is None else min(remaining, self.longest)
-        priority = None
-        if self.priority:
-            given = (_PRIORITIES.get(value) for name, value in headers if name == b"resilient-priority")
-            priority = next(given, None)
+        priority = next((_PRIORITIES.get(value) for name, value in headers if name == b"resilient-priority"), None)
+        if priority is not None and not self.trust_priority:
+            priority = min(priority, Priority.CRITICAL)
         with serving(deadline=current_runtime().now() + limit, priority=priority):
             await self.app(scope, receive, send)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import weakref
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
 from contextvars import copy_context
 from typing import Any, final
@@ -15,7 +15,7 @@ import anyio
 from resilient.context import detached
 from resilient.waiting import running
 
-__all__ = ["Background"]
+__all__ = ["Background", "start"]
 
 _log = logging.getLogger("resilient")
 
@@ -37,24 +37,10 @@ class Background:
     """
 
     def __init__(self, work: Callable[[], Awaitable[None]], owner: object) -> None:
-        self._ended = anyio.Event()
-        home: Any = running()
-        with detached():
-            if isinstance(home, asyncio.AbstractEventLoop):
-                task = home.create_task(_guard(work, self._ended))
-                _tasks.add(task)
-                task.add_done_callback(_tasks.discard)
-                self._cancel: Callable[[], object] = task.cancel
-                schedule = home.call_soon_threadsafe
-            else:
-                import trio
-
-                scope = trio.CancelScope()
-                trio.lowlevel.spawn_system_task(_guard_in, scope, work, self._ended, context=copy_context())
-                self._cancel = scope.cancel
-                schedule = home.run_sync_soon
+        self._ended = ended = anyio.Event()
+        self._cancel = start(lambda: _guard(work, ended))
         # Whatever thread collects the garbage.
-        self._forgotten = weakref.finalize(owner, _cancel_later, schedule, self._cancel)
+        self._forgotten = weakref.finalize(owner, self._cancel)
         self._forgotten.atexit = False
 
     async def stop(self) -> None:
@@ -74,11 +60,34 @@ async def _guard(work: Callable[[], Awaitable[None]], ended: anyio.Event) -> Non
         ended.set()
 
 
-async def _guard_in(scope: Any, work: Callable[[], Awaitable[None]], ended: anyio.Event) -> None:
+def start(work: Callable[[], Coroutine[Any, Any, None]]) -> Callable[[], None]:
+    """Begin `work`, which raises nothing, in a task of its own, without the deadline and the options of the caller.
+
+    Returns what cancels it, from whatever thread.
+    """
+    home: Any = running()
+    with detached():
+        if isinstance(home, asyncio.AbstractEventLoop):
+            task = home.create_task(work())
+            _tasks.add(task)
+            task.add_done_callback(_tasks.discard)
+            cancel: Callable[[], object] = task.cancel
+            schedule = home.call_soon_threadsafe
+        else:
+            import trio
+
+            scope = trio.CancelScope()
+            trio.lowlevel.spawn_system_task(_work_in, scope, work, context=copy_context())
+            cancel = scope.cancel
+            schedule = home.run_sync_soon
+
+    def cancel_later() -> None:
+        with suppress(RuntimeError):  # its event loop is gone, and the task with it
+            schedule(cancel)
+
+    return cancel_later
+
+
+async def _work_in(scope: Any, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
     with scope:
-        await _guard(work, ended)
-
-
-def _cancel_later(schedule: Callable[[Callable[[], object]], object], cancel: Callable[[], object]) -> None:
-    with suppress(RuntimeError):  # its event loop is gone, and the task with it
-        schedule(cancel)
+        await work()

@@ -25,6 +25,9 @@ def connect(url: str) -> Store:
     `postgresql://user@host/orders`
         A database, as libpq reads it, with the options that libpq knows. Ours: `pool_size`, `timeout`, `lock_timeout`,
         `migrate=false`. Takes the extra `postgres`.
+    `redis://host:port/0`, `rediss://` over TLS, `valkey://`, `valkeys://`, `unix:///path/of/socket`
+        Redis or Valkey; `user:password@` before the host. Options: `tag`, `connections`, `timeout`, `allow_eviction`,
+        `replicas`, `wait`, `database` (for `unix://`), `certificates`, `certificate`, `key`.
 
     Options are query arguments: `sqlite:///orders.db?busy_timeout=2`. Raises `ValueError` for a URL that names no
     store, or an option that it does not have.
@@ -32,11 +35,11 @@ def connect(url: str) -> Store:
     parts = urlsplit(url)
     make = _SCHEMES.get(parts.scheme)
     if make is None:
-        raise ValueError(f"store={url!r}: known are {', '.join(f'{scheme}://' for scheme in _SCHEMES)}")
-    options = dict(parse_qsl(parts.query, strict_parsing=bool(parts.query)))
+        raise ValueError(f"store={_shown(parts)!r}: known are {', '.join(f'{scheme}://' for scheme in _SCHEMES)}")
+    options = dict(parse_qsl(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query)))
     store = make(parts, options)
     if options:
-        raise ValueError(f"store={url!r}: {parts.scheme}:// has no option {', '.join(map(repr, options))}")
+        raise ValueError(f"store={_shown(parts)!r}: {parts.scheme}:// has no option {', '.join(map(repr, options))}")
     return store
 
 
@@ -75,6 +78,31 @@ def _postgres(parts: SplitResult, options: dict[str, str]) -> Store:
     return PostgresStore(url, pool_size=pool_size, timeout=timeout, lock_timeout=lock_timeout, migrate=migrate)
 
 
+def _redis(parts: SplitResult, options: dict[str, str]) -> Store:
+    from resilient.backends.redis import RedisStore
+
+    return RedisStore(
+        parts._replace(query="").geturl(),
+        tag=options.pop("tag", "resilient"),
+        connections=_take(options, "connections", int, 16),
+        timeout=_take(options, "timeout", float, 2.0),
+        allow_eviction=_take_flag(options, "allow_eviction", default=False),
+        replicas=_take(options, "replicas", int, 0),
+        wait=_take(options, "wait", float, 1.0),
+        database=_take(options, "database", int, 0),
+        certificates=options.pop("certificates", None),
+        certificate=options.pop("certificate", None),
+        key=options.pop("key", None),
+    )
+
+
+def _shown(parts: SplitResult) -> str:
+    """The URL without its password."""
+    if parts.password is None:
+        return parts.geturl()
+    return parts._replace(netloc=f"{parts.username or ''}:***@{parts.netloc.rpartition('@')[2]}").geturl()
+
+
 def _take(options: dict[str, str], name: str, kind: Callable[[str], N], default: N) -> N:
     if name not in options:
         return default
@@ -96,4 +124,5 @@ _SCHEMES: dict[str, Callable[[SplitResult, dict[str, str]], Store]] = {
     "memory": _memory,
     "postgresql": _postgres,
     "sqlite": _sqlite,
+    **dict.fromkeys(("redis", "rediss", "valkey", "valkeys", "unix"), _redis),
 }

@@ -24,7 +24,7 @@ from resilient.backends.store import (
     Stats,
 )
 
-__all__ = ["DirectStore", "ThreadedStore"]
+__all__ = ["DirectStore", "ThreadedStore", "Threads"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -136,8 +136,8 @@ class ThreadedStore(DirectStore):
 
     def __init__(self, blocking: BlockingStore, *, threads: int) -> None:
         super().__init__(blocking)
-        self._outside = _Threads(threads)
-        self._inside = _Threads(threads)
+        self._outside = Threads(threads)
+        self._inside = Threads(threads)
 
     async def _call(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
         return await self._outside.run(lambda: fn(*args, **kwargs))
@@ -148,7 +148,7 @@ class ThreadedStore(DirectStore):
 
 
 @final
-class _Threads:
+class Threads:
     """A bounded number of worker threads in each event loop."""
 
     def __init__(self, limit: int) -> None:
@@ -156,6 +156,7 @@ class _Threads:
         self._limiter: RunVar[anyio.CapacityLimiter | None] = RunVar("resilient.store.threads", None)
 
     async def run(self, fn: Callable[[], T]) -> T:
+        """Return `fn()`, run in one of them."""
         limiter = self._limiter.get()
         if limiter is None:
             limiter = anyio.CapacityLimiter(self._limit)

@@ -8,6 +8,7 @@ import threading
 from dataclasses import dataclass
 from typing import Literal, NoReturn, final
 
+from resilient.backends.clients import BlockingClientStore
 from resilient.backends.faces import DirectStore
 from resilient.backends.intents import BlockingIntentStore
 from resilient.backends.store import STARTED, Answer, Mode, Record, Run, Stats
@@ -85,6 +86,7 @@ class BlockingMemoryStore:
         """A heap of when to look at which row; it may have become due later since."""
         self._last_fence = 0
         self._intents: BlockingIntentStore | None = None
+        self._clients: BlockingClientStore | None = None
 
     def begin(
         self, scope: str, key: str, fingerprint: bytes, *, owner: str, lease: float, ttl: float, takeover: bool = True
@@ -92,31 +94,30 @@ class BlockingMemoryStore:
         """Ask for the right to run."""
         place = (scope, key)
         with self._lock:
-            now = self._now()
+            runtime = self._runtime or current_runtime()
+            now = runtime.now()
             row = self._rows.get(place)
-            record = None if row is None else row.read(now)
-            if record is not None:
+            taken_over = False
+            if row is not None:
+                record = row.read(now)
                 answer = record.answer(fingerprint, takeover=takeover)
                 if answer is not None:
                     return answer
-            taken_over = record is not None and not record.forgotten
-            self._sweep(now, _SWEEP)
-            fence = self._next_fence()
+                taken_over = not record.forgotten
+            if self._dues and self._dues[0][0] <= now:
+                self._sweep(now, _SWEEP)
+            # Whoever was shown a fence may outlive this process: the next one has to continue above it.
+            fence = int(runtime.wall() * 1_000_000)
+            if fence <= self._last_fence:
+                fence = self._last_fence + 1
+            self._last_fence = fence
             new = _Row(fingerprint, fence, owner, now + lease, now + ttl, now)
             if row is not None and taken_over:
                 new.created_at = row.created_at
                 new.recovery_point = row.recovery_point
                 new.recovery_data = row.recovery_data
             self._put(place, new)
-        return Run(
-            scope=scope,
-            key=key,
-            fence=fence,
-            owner=owner,
-            takeover=taken_over,
-            recovery_point=new.recovery_point,
-            recovery_data=new.recovery_data,
-        )
+        return Run(scope, key, fence, owner, taken_over, new.recovery_point, new.recovery_data)
 
     def heartbeat(self, run: Run, *, lease: float) -> bool:
         """Let the lease begin anew."""
@@ -142,10 +143,11 @@ class BlockingMemoryStore:
             row = self._mine(run)
             if row is None:
                 return False
-            now = self._now()
             row.state, row.result = "done", result
-            row.lease_until, row.expires_at = now, now + ttl
-            self._schedule((run.scope, run.key), row)
+            row.lease_until = now = self._now()
+            row.expires_at = now + ttl
+            if row.expires_at < row.swept_at:
+                self._schedule((run.scope, run.key), row)
         return True
 
     def release(self, run: Run) -> bool:
@@ -191,6 +193,24 @@ class BlockingMemoryStore:
     def close(self) -> None:
         """There is nothing to give back; the records stay."""
 
+    def remove(self, scope: str, key: str) -> bool:
+        """Remove a record unless it is running under a lease; whether there is none now."""
+        with self._lock:
+            row = self._rows.get((scope, key))
+            if row is not None and row.state == "running" and row.lease_until > self._now():
+                return False
+            self._rows.pop((scope, key), None)
+        return True
+
+    def clients(self) -> BlockingClientStore:
+        """Leased clients beside their claims: as many, and the same ones each time."""
+        from resilient.backends.memory_clients import BlockingMemoryClients
+
+        with self._lock:
+            if self._clients is None:
+                self._clients = BlockingMemoryClients(self, self._now, max_records=self._max_records)
+            return self._clients
+
     def intents(self) -> BlockingIntentStore:
         """Intents beside the claims: as many, in the same memory, and the same ones each time."""
         from resilient.backends.memory_intents import BlockingMemoryIntents
@@ -205,12 +225,6 @@ class BlockingMemoryStore:
 
     def _now(self) -> float:
         return (self._runtime or current_runtime()).now()
-
-    def _next_fence(self) -> int:
-        # Whoever was shown a fence may outlive this process: the next one has to continue above it.
-        wall = (self._runtime or current_runtime()).wall()
-        self._last_fence = max(self._last_fence + 1, int(wall * 1_000_000))
-        return self._last_fence
 
     def _mine(self, run: Run) -> _Row | None:
         row = self._rows.get((run.scope, run.key))

@@ -18,7 +18,7 @@ from resilient.http.punctual import TimeLeft
 from resilient.verdict import Verdict
 from resilient.waiting import drive
 
-__all__ = ["Body", "body_of", "close_quietly", "once_only", "verdict_on_the_caller"]
+__all__ = ["Body", "body_of", "close_quietly", "once_only", "replayable", "verdict_on_the_caller"]
 
 _log = logging.getLogger("resilient")
 _SET_ASIDE = 65_536
@@ -60,6 +60,8 @@ class Body:
         """httpx does not tell the other side that a stream of HTTP/2 is left before its end: it stays open."""
         self._break_off = break_off
         self._chunks: Any = None
+        self._ahead: deque[bytes] = deque()
+        """What was read ahead."""
         self._kept: Iterator[bytes] | None = None
         self._ended = False
 
@@ -90,6 +92,8 @@ class Body:
 
     async def _read(self) -> Any:
         """The next chunk, from the network or from what was set aside."""
+        if self._ahead:
+            return self._ahead.popleft()
         if self._inner is None:
             return _END if self._kept is None else next(self._kept, _END)
         call = self.call
@@ -143,6 +147,19 @@ class Body:
                 await self._let_go()
         self._kept = iter(kept)
         return True
+
+    async def hold(self, limit: int) -> bytes | None:
+        """Read ahead; return the whole body, or None where that is more than `limit` bytes. It can still be read."""
+        ahead: deque[bytes] = deque()
+        size = 0
+        while size <= limit and (chunk := await self._read()) is not _END:
+            ahead.append(chunk)
+            size += len(chunk)
+        self._ahead = ahead
+        if size > limit:
+            return None
+        await self._let_go()
+        return b"".join(ahead)
 
     async def _let_go(self) -> None:
         """Close the inner body; what is to be settled at the end of the call is not touched."""
@@ -284,11 +301,16 @@ def once_only(package: Package, stream: Any) -> Any:
 
     Only what is in memory can be read again, and by two attempts at once. A file or a generator may be at its end.
     """
-    if isinstance(stream, package.ByteStream) or _in_memory(stream):
+    if replayable(package, stream):
         return stream
     if isinstance(stream, _OnceOnly):  # a redirect, or a second request of an authentication: a call of its own
         stream = stream.inner
     return _once_only_of(package)(stream)
+
+
+def replayable(package: Package, stream: Any) -> bool:
+    """Whether it can be read as often as one likes."""
+    return isinstance(stream, package.ByteStream) or _in_memory(stream)
 
 
 def _in_memory(stream: Any) -> bool:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, final
 
+from resilient.backends.clients import LEASED
 from resilient.call import Call, End, Priority
 from resilient.context import Options
 from resilient.errors import DeadlineExceeded
@@ -24,7 +25,8 @@ _REPEATABLE = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"})
 """The idempotent methods of RFC 9110, 9.2.2."""
 _PRIORITIES = {priority: priority.name.lower().replace("_", "-").encode() for priority in Priority}
 _TIMEOUT, _PRIORITY = b"Resilient-Timeout-Ms", b"Resilient-Priority"
-_INTERNAL = frozenset({_TIMEOUT.lower(), _PRIORITY.lower()})
+_CLIENT, _ACK = b"Resilient-Client", b"Resilient-Ack"
+_INTERNAL = frozenset(name.lower() for name in (_TIMEOUT, _PRIORITY, _CLIENT, _ACK))
 _CONNECTING = 0.9
 """The share of an attempt's time in which a connection must be made. A connect timeout says that nothing was sent, so
 that even a POST may go elsewhere; the attempt's own end could not tell."""
@@ -187,8 +189,15 @@ class Exchange:
         extensions = dict(request.extensions)
         if remaining is not None or self.sync:
             extensions["timeout"] = self._timeouts(call, extensions.get("timeout") or {})
+        leased = call.get(LEASED)
         if self._connect is not None:
             headers = self._told(call, remaining)
+        elif leased is not None:
+            headers = [*headers.raw]
+        if leased is not None:
+            numbered = leased()
+            headers += [(_CLIENT, numbered.client.encode()), (_ACK, b"%d" % numbered.acknowledged)]
+        if self._connect is not None:
             extensions.setdefault("sni_hostname", request.url.raw_host.decode("ascii"))
         return self.package.Request(request.method, url, headers=headers, stream=request.stream, extensions=extensions)
 

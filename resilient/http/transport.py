@@ -16,6 +16,7 @@ from resilient.balancing.orca import parse_load
 from resilient.balancing.policy import ADMISSION
 from resilient.call import Call
 from resilient.context import Options
+from resilient.http.adapter import HttpAdapter, Send
 from resilient.http.body import Body, close_quietly
 from resilient.http.classify import classify_http
 from resilient.http.connections import SECURE, Connectivity, Verify, Wire
@@ -59,6 +60,8 @@ class _Base(_Transport):
         )
         # The responses that clients dropped without closing them: asynchronous ones, synchronous ones.
         self._dropped: tuple[deque[Body], deque[Body]] = (deque(), deque())
+        self._closed = [False, False]
+        """Asynchronous clients, synchronous ones."""
 
     @abstractmethod
     def _exchange(self, request: Any, *, sync: bool) -> tuple[Exchange, Call, Pipeline]:
@@ -88,6 +91,12 @@ class _Base(_Transport):
                 call.finish(error)
             raise
 
+    async def _ask(self, request: Any, *, sync: bool) -> Any:
+        """Send a request of the library's own, unless the client is closed: it would open connections again."""
+        if self._closed[sync]:
+            raise RuntimeError(f"{self!r} is closed")
+        return await self._run(request, sync=sync)
+
     def _is_untidy(self, *, sync: bool) -> bool:
         """Whether something waits for being closed."""
         return bool(self._dropped[sync])
@@ -99,6 +108,7 @@ class _Base(_Transport):
                 await close_quietly(self._dropped[sync].popleft(), sync=sync)
 
     async def __aenter__(self) -> Self:
+        self._closed[False] = False
         return self
 
     async def __aexit__(
@@ -110,6 +120,7 @@ class _Base(_Transport):
         await self.aclose()
 
     def __enter__(self) -> Self:
+        self._closed[True] = False
         return self
 
     def __exit__(
@@ -121,10 +132,13 @@ class _Base(_Transport):
         self.close()
 
 
-def _begin(begin: Callable[..., Call], exchange: Exchange, name: str, options: Options | None = None) -> Call:
+def _begin(
+    begin: Callable[..., Call], exchange: Exchange, send: Send, name: str, options: Options | None = None
+) -> Call:
     call = begin(name, exchange.invoke, exchange.request, repeatable=exchange.repeatable, options=options)
     exchange.prepare(call)
     call.classify = classify_http
+    call.adapter = HttpAdapter(exchange, send)
     call.blocking = exchange.sync
     call.ends = []
     return call
@@ -232,7 +246,7 @@ class Transport(_Base):
         if self._probes is not None:
             self._probes.like(url.scheme, package)
         options = self._options if not self._routes else options_for(request, self._routes, self._options)
-        call = _begin(service.begin, exchange, f"{request.method} {service.name}", options)
+        call = _begin(service.begin, exchange, self._ask, f"{request.method} {service.name}", options)
         call.attributes = {**(call.attributes or {}), ADMISSION: exchange.admit}
         return exchange, call, service.pipeline
 
@@ -253,6 +267,7 @@ class Transport(_Base):
 
     async def aclose(self) -> None:
         """Close the connections of asynchronous clients to every instance."""
+        self._closed[False] = True
         await self._tidy(sync=False)
         async with AsyncExitStack() as stack:  # each of them, whatever another raises
             for transport in self._connectivity[False].take_all():
@@ -260,6 +275,7 @@ class Transport(_Base):
 
     def close(self) -> None:
         """Close the connections of synchronous clients to every instance."""
+        self._closed[True] = True
         drive(self._tidy(sync=True))
         with ExitStack() as stack:  # likewise
             for transport in self._connectivity[True].take_all():
@@ -291,11 +307,12 @@ class PipelineTransport(_Base):
 
     def _exchange(self, request: Any, *, sync: bool) -> tuple[Exchange, Call, Pipeline]:
         exchange = Exchange(package_of(request), request, self._dropped[sync], sync=sync, transport=self.inner)
-        call = _begin(self.pipeline.begin, exchange, f"{request.method} {request.url.host}")
+        call = _begin(self.pipeline.begin, exchange, self._ask, f"{request.method} {request.url.host}")
         return exchange, call, self.pipeline
 
     async def __aenter__(self) -> Self:
         await self.inner.__aenter__()
+        self._closed[False] = False
         return self
 
     async def __aexit__(
@@ -304,10 +321,12 @@ class PipelineTransport(_Base):
         exc_value: BaseException | None = None,
         traceback: TracebackType | None = None,
     ) -> None:
+        self._closed[False] = True
         await self.inner.__aexit__(exc_type, exc_value, traceback)
 
     def __enter__(self) -> Self:
         self.inner.__enter__()
+        self._closed[True] = False
         return self
 
     def __exit__(
@@ -316,12 +335,15 @@ class PipelineTransport(_Base):
         exc_value: BaseException | None = None,
         traceback: TracebackType | None = None,
     ) -> None:
+        self._closed[True] = True
         self.inner.__exit__(exc_type, exc_value, traceback)
 
     async def aclose(self) -> None:
         """Close the inner transport."""
+        self._closed[False] = True
         await self.inner.aclose()
 
     def close(self) -> None:
         """Close the inner transport."""
+        self._closed[True] = True
         self.inner.close()

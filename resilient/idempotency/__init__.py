@@ -12,8 +12,11 @@ from resilient.backends.inbox import BlockingInbox, Failure, InboxStats, Letter
 from resilient.backends.outbox import BlockingOutbox, Message, OutboxStats, Parked
 from resilient.backends.store import Mode, Record, Stats, Store
 from resilient.idempotency.claim import BlockingClaim, Claim
+from resilient.idempotency.derived import derived
 from resilient.idempotency.inbox import BlockingHandler, Handler, Inbox
+from resilient.idempotency.intents import BlockingIntents, Intent, Intents, Report, Resumed
 from resilient.idempotency.keys import format_key, parse_key
+from resilient.idempotency.leasing import ClientCall, ClientLease, client_call
 from resilient.idempotency.once import Once, once
 from resilient.idempotency.outbox import Outbox
 from resilient.idempotency.processing import Receipt
@@ -23,12 +26,17 @@ __all__ = [
     "BlockingClaim",
     "BlockingHandler",
     "BlockingInbox",
+    "BlockingIntents",
     "BlockingOutbox",
     "Claim",
+    "ClientCall",
+    "ClientLease",
     "Failure",
     "Handler",
     "Inbox",
     "InboxStats",
+    "Intent",
+    "Intents",
     "Letter",
     "Message",
     "Mode",
@@ -39,9 +47,13 @@ __all__ = [
     "Receipt",
     "Record",
     "Relay",
+    "Report",
+    "Resumed",
     "Stats",
     "Store",
+    "client_call",
     "connect",
+    "derived",
     "format_key",
     "once",
     "parse_key",

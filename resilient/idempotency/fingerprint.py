@@ -9,7 +9,7 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any, cast
 
-__all__ = ["derive_key", "digest", "fingerprint_of"]
+__all__ = ["derive_key", "digest", "fingerprint_of", "uuid5"]
 
 _VERSION = b"1"
 _NAMESPACE = bytes.fromhex("5b2c4d0e8f6a4e0db1f27c3a9d5e6f10")
@@ -27,17 +27,20 @@ _SAID_BY_STR = {
 
 def digest(fields: Iterable[bytes]) -> bytes:
     """Return SHA-256 over the fields, each preceded by its length: no two lists of fields read the same."""
-    state = hashlib.sha256(_VERSION)
+    parts = [_VERSION]
     for part in fields:
-        state.update(len(part).to_bytes(8, "big"))
-        state.update(part)
-    return state.digest()
+        parts += (len(part).to_bytes(8, "big"), part)
+    return hashlib.sha256(b"".join(parts)).digest()
 
 
 def derive_key(*names: str) -> str:
     """Return the UUID (version 5, RFC 9562) that belongs to these names: the same on every machine, always."""
-    name = digest(text.encode() for text in names)
-    value = bytearray(hashlib.sha1(_NAMESPACE + name, usedforsecurity=False).digest()[:16])
+    return uuid5(_NAMESPACE, digest(text.encode() for text in names))
+
+
+def uuid5(namespace: bytes, name: bytes) -> str:
+    """Return the UUID of version 5 (RFC 9562) that `name` has in `namespace`."""
+    value = bytearray(hashlib.sha1(namespace + name, usedforsecurity=False).digest()[:16])
     value[6] = value[6] & 0x0F | 0x50
     value[8] = value[8] & 0x3F | 0x80
     text = value.hex()

@@ -14,8 +14,10 @@ from typing import Any, Protocol, TypeVar, final
 import anyio
 
 from resilient.backends.faces import DirectStore
+from resilient.backends.memory import MemoryStore
 from resilient.backends.store import Store
 from resilient.context import detached
+from resilient.idempotency.pacemaker import after
 from resilient.runtime import Runtime
 from resilient.waiting import drive
 
@@ -24,6 +26,8 @@ __all__ = ["Host", "LoopHost", "ThreadHost"]
 T = TypeVar("T")
 
 _log = logging.getLogger("resilient.idempotency")
+
+_USUAL = Runtime()
 
 
 class Host(Protocol):
@@ -61,14 +65,16 @@ class LoopHost:
     def __init__(self) -> None:
         self._left: set[asyncio.Task[None]] = set()
         """What goes on without its caller."""
+        self._suspends = True
 
     def face(self, store: Store) -> Store:
         """The store as it is."""
+        self._suspends = not isinstance(store, MemoryStore)
         return store
 
     def turn(self) -> anyio.Lock:
         """A lock of the event loop."""
-        return anyio.Lock()
+        return anyio.Lock(fast_acquire=True)  # what it protects waits by itself where it has to
 
     async def shelter(
         self, step: Callable[[], Coroutine[Any, Any, T]], undo: Callable[[T], Coroutine[Any, Any, object]] | None = None
@@ -76,8 +82,11 @@ class LoopHost:
         """Run `step` to its end.
 
         A cancelled scope is made to wait. A native cancellation of asyncio pierces every shield: then the caller leaves
-        at once, the step goes on without it and is undone, and only then the next step begins.
+        at once, the step goes on without it and is undone, and only then the next step begins. A step that never
+        suspends cannot be torn.
         """
+        if not self._suspends:
+            return await step()
         with anyio.CancelScope(shield=True):
             if not _on_asyncio():
                 return await step()
@@ -99,17 +108,23 @@ class LoopHost:
     def repeat(
         self, step: Callable[[], Coroutine[Any, Any, None]], interval: float, runtime: Runtime
     ) -> Callable[[], object]:
-        """Run `step` in a background task."""
+        """Run `step` in a background task. Most executions end before the first time, and never have one."""
 
         async def run() -> None:
             while True:
                 await runtime.sleep(interval)
                 await step()
 
+        async def go_on() -> None:
+            await step()
+            await run()
+
+        on_asyncio = _on_asyncio()
+        if on_asyncio and runtime.sleep is _USUAL.sleep:  # the loop's timers are as good, and cheaper
+            return _Later(interval, go_on).cancel
         with detached():
-            if _on_asyncio():
-                task = _start(run())
-                return task.cancel
+            if on_asyncio:
+                return _start(run()).cancel
             import trio
 
             scope = trio.CancelScope()
@@ -120,6 +135,24 @@ class LoopHost:
 
             trio.lowlevel.spawn_system_task(run_in_scope, context=copy_context())
             return scope.cancel
+
+
+@final
+class _Later:
+    """A task of asyncio that begins after a while, unless it is cancelled before."""
+
+    __slots__ = ("_stop",)
+
+    def __init__(self, seconds: float, run: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        self._stop: Callable[[], object] = asyncio.get_running_loop().call_later(seconds, self._begin, run).cancel
+
+    def _begin(self, run: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        with detached():
+            self._stop = _start(run()).cancel
+
+    def cancel(self) -> None:
+        """Do not begin, or end."""
+        self._stop()
 
 
 @final
@@ -147,17 +180,23 @@ class ThreadHost:
     def repeat(
         self, step: Callable[[], Coroutine[Any, Any, None]], interval: float, runtime: Runtime
     ) -> Callable[[], object]:
-        """Run `step` in a daemon thread."""
+        """Run `step` in a daemon thread. Most executions end before the first time, and never have one."""
         stopped = threading.Event()
 
         def run() -> None:
-            while not stopped.wait(interval):
+            while not stopped.is_set():
                 drive(step())
+                stopped.wait(interval)
 
         with detached():
             context = copy_context()
-        threading.Thread(target=context.run, args=(run,), name="resilient heartbeat", daemon=True).start()
-        return stopped.set
+        cancel = after(interval, lambda: context.run(run))
+
+        def stop() -> None:
+            stopped.set()
+            cancel()
+
+        return stop
 
 
 @final

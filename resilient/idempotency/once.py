@@ -5,15 +5,17 @@ from __future__ import annotations
 import functools
 import inspect
 import json
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from typing import Any, Concatenate, ParamSpec, TypeVar, cast, final, overload
 
+from resilient.backends.clients import ClientCall
 from resilient.backends.store import Mode, Replay, Store
 from resilient.errors import OutcomeUnknown
 from resilient.idempotency.claim import BlockingClaim, Claim
 from resilient.idempotency.execution import Execution
 from resilient.idempotency.fingerprint import fingerprint_of
 from resilient.idempotency.hosts import Host, LoopHost, ThreadHost
+from resilient.idempotency.leasing.server import LeasedClients
 from resilient.idempotency.terms import Terms
 from resilient.runtime import Runtime
 from resilient.waiting import drive
@@ -68,7 +70,8 @@ def once(
     `store`
         A store, or its URL.
     `key`
-        Is called with the caller's arguments; what it returns, as text of 1 to 255 bytes, names the operation.
+        Is called with the caller's arguments; what it returns, as text of 1 to 255 bytes, names the operation. A
+        `ClientCall` is remembered as long as its client may retry it, and not for `ttl`; see `ClientLease`.
     `mode`
         What is guaranteed, see `Mode`. `transactional`, the default, is the only one under which nothing can happen
         twice without the help of others; a store that has no transactions refuses it.
@@ -138,6 +141,7 @@ class Once:
         self._fingerprint = fingerprint
         self._dump = dump
         self._load = load
+        self._clients: LeasedClients | None = None
 
     @overload
     def __call__(
@@ -194,10 +198,14 @@ class Once:
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
     ) -> Any:
-        key, fingerprint = self._identify(signature, args, kwargs)
-        begun = await self._terms.begin(host, scope, key, fingerprint)
+        named, fingerprint = self._identify(signature, args, kwargs)
+        if isinstance(named, ClientCall):
+            begun = await self._leased().begin(self._terms, host, named, "", fingerprint, name=scope)
+        else:
+            begun = await self._terms.begin(host, scope, named, fingerprint)
         if isinstance(begun, Replay):
             if begun.result is None:
+                key = named.key if isinstance(named, ClientCall) else named
                 raise OutcomeUnknown(f"{key!r}: it took effect, but its result was not kept; reconcile it")
             return self._load(begun.result)
         try:
@@ -231,11 +239,26 @@ class Once:
 
     def _identify(
         self, signature: inspect.Signature, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> tuple[str, bytes]:
+    ) -> tuple[str | ClientCall, bytes]:
         bound = signature.bind(*args, **kwargs)
         bound.apply_defaults()
-        payload = bound.arguments if self._fingerprint is None else self._fingerprint(*args, **kwargs)
-        return _key_text(self._key(*args, **kwargs)), fingerprint_of(payload)
+        payload = _without_acknowledgements(bound.arguments)
+        if self._fingerprint is not None:
+            payload = self._fingerprint(*args, **kwargs)
+        named = self._key(*args, **kwargs)
+        if isinstance(named, ClientCall):
+            return named, fingerprint_of(payload)
+        return _key_text(named), fingerprint_of(payload)
+
+    def _leased(self) -> LeasedClients:
+        if self._clients is None:
+            self._clients = LeasedClients(self._terms.store)
+        return self._clients
+
+
+def _without_acknowledgements(arguments: Mapping[str, Any]) -> Any:
+    """The payload. What a client acknowledges differs between two attempts of one call."""
+    return {name: value.key if isinstance(value, ClientCall) else value for name, value in arguments.items()}
 
 
 def _key_text(value: Any) -> str:

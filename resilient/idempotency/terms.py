@@ -80,11 +80,18 @@ class Terms:
         return cls(store=store, mode=mode, lease=lease, ttl=ttl, runtime=runtime, wait=wait, one_commit=one_commit)
 
     async def begin(
-        self, host: Host, scope: str, key: str, fingerprint: bytes, *, name: str | None = None
+        self,
+        host: Host,
+        scope: str,
+        key: str,
+        fingerprint: bytes,
+        *,
+        name: str | None = None,
+        ask: Callable[..., Awaitable[Answer]] | None = None,
     ) -> Execution | Replay:
         """Begin to run, or learn what came of it before.
 
-        `name` is what events call the operation; the scope by default.
+        `name` is what events call the operation; the scope by default. `ask` stands for the store's `begin`.
 
         Raises `KeyReused`, `InProgress`, `OutcomeUnknown`, and `StoreUnavailable` for whatever the store cannot tell.
         """
@@ -94,7 +101,7 @@ class Terms:
 
         async def step() -> Opened | Answer:
             with account.closed_on_failure(store):
-                return await self._ask(store, scope, key, fingerprint, owner=runtime.new_id())
+                return await self._ask(ask, store, scope, key, fingerprint, owner=runtime.new_id())
 
         async def undo(answer: Opened | Answer) -> None:
             if isinstance(answer, Opened):
@@ -123,13 +130,23 @@ class Terms:
                 account.tell(OutcomeLeftUnknown)
                 raise OutcomeUnknown(f"{key!r}: whoever ran it did not report; reconcile it")
 
-    async def _ask(self, store: Store, scope: str, key: str, fingerprint: bytes, *, owner: str) -> Opened | Answer:
+    async def _ask(
+        self,
+        ask: Callable[..., Awaitable[Answer]] | None,
+        store: Store,
+        scope: str,
+        key: str,
+        fingerprint: bytes,
+        *,
+        owner: str,
+    ) -> Opened | Answer:
         lease, ttl = self.lease, self.ttl
-        if self.one_commit:
+        if self.one_commit and ask is None:
             opener = cast("OneCommitStore", store)
             return await opener.open(scope, key, fingerprint, owner=owner, lease=lease, ttl=ttl)
         takeover = self.mode != "at_most_once"
-        return await store.begin(scope, key, fingerprint, owner=owner, lease=lease, ttl=ttl, takeover=takeover)
+        begin = store.begin if ask is None else ask
+        return await begin(scope, key, fingerprint, owner=owner, lease=lease, ttl=ttl, takeover=takeover)
 
     async def _wait(
         self, answer: Busy, ask: Callable[[], Awaitable[Opened | Answer]], host: Host, runtime: Runtime

@@ -60,6 +60,10 @@ class AdaptiveThrottle(OwnPolicy):
         with self._turn:
             return self._machines[priority].probability(now)
 
+    def refusing(self, call: Call) -> bool:
+        """Whether any call of this priority is rejected."""
+        return self.probability(call.runtime.now(), call.priority) > 0
+
     def link(self, nxt: Next[Any], below: Sequence[Policy]) -> Next[Any]:
         """Count, and perhaps reject, before `nxt`."""
         del below

@@ -52,6 +52,11 @@ class OwnPolicy(ABC):
     def link(self, nxt: Next[Any], below: Sequence[Policy]) -> Next[Any]:
         """Return the layer that runs this policy around `nxt`, which is made of the policies `below`."""
 
+    def refusing(self, call: Call) -> bool:
+        """Whether it turns calls like this one away at the moment, or some of them: no time to send more than one."""
+        del call
+        return False
+
     def __call__(self, call: Call, nxt: Next[T], /) -> Awaitable[T]:
         """Run one call, as a policy of somebody else's does that is made of ours."""
         return self.link(nxt, (_UNKNOWN,))(call)

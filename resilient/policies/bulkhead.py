@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import math
-import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal, final
+from typing import Any, ClassVar, final
 
 from resilient.call import Call, End, Next, Policy
-from resilient.deadline import no_time_left
+from resilient.context import current_runtime
 from resilient.errors import ConcurrencyExceeded
-from resilient.machines.slots import Slots
-from resilient.policies.base import Holder, Role, refuse
-from resilient.waiting import Waiter, waiter_for
+from resilient.policies.base import Holder, Role
+from resilient.policies.line import Line, Order
 
 __all__ = ["Bulkhead"]
 
@@ -25,22 +23,26 @@ class Bulkhead(Holder):
 
     `max_queue`
         How many calls may wait for a place; 0 by default, since a queue in front of something slow only adds
-        its own delay. First come, first served, and nobody overtakes.
+        its own delay.
     `max_wait`
-        The longest a call waits, 1.0 s, and never past its deadline.
+        The longest a call waits, 1.0 s, and never past its deadline. A call that would not be done before its deadline,
+        as long as calls take on average, is refused at once and does not take the place of one that would.
+    `order`
+        Who is next: `"fifo"`, first come, first served, and nobody overtakes; `"adaptive-lifo"`, the same until a queue
+        persists for 0.1 s, then the newest first, whose callers still wait, while whoever waited for 0.5 s is refused;
+        `"codel"`, first come, first served, but while nobody waits less than 5 ms whoever waited 10 ms is refused.
 
     A place is held until the call is over: for a stream, until the stream is. No place is ever lost to a
     waiter that was cancelled or timed out: a place that was just handed to it passes on to the next.
 
-    Thread-safe. Raises `ValueError` for a `limit` below 1, or a negative `max_queue` or `max_wait`.
+    Thread-safe. Raises `ValueError` for a `limit` below 1, a negative `max_queue` or `max_wait`, or another `order`.
     """
 
     limit: int = field(kw_only=False)
     max_queue: int = 0
     max_wait: float = 1.0
-    order: Literal["fifo"] = "fifo"
-    _machine: Slots[Waiter] = field(init=False, repr=False)
-    _lock: threading.Lock = field(init=False, repr=False, default_factory=threading.Lock)
+    order: Order = "fifo"
+    _line: Line = field(init=False, repr=False)
     role: ClassVar[Role] = Role.ADMISSION
 
     def __post_init__(self) -> None:
@@ -50,103 +52,75 @@ class Bulkhead(Holder):
             raise ValueError(f"max_queue={self.max_queue!r}: how many calls may wait, at least 0")
         if not (math.isfinite(self.max_wait) and self.max_wait >= 0):
             raise ValueError(f"max_wait={self.max_wait!r}: a finite number of seconds, at least 0")
-        if self.order != "fifo":
-            raise ValueError(f"order={self.order!r}: 'fifo' is the only order")
-        object.__setattr__(self, "_machine", Slots(limit=self.limit, max_queue=self.max_queue))
+        line = Line(
+            self.limit,
+            max_queue=self.max_queue,
+            max_wait=self.max_wait,
+            order=self.order,
+            give_back=lambda: self._settle(None),
+            rejection=self._rejection,
+        )
+        object.__setattr__(self, "_line", line)
 
     @property
     def in_flight(self) -> int:
         """How many calls hold a place now."""
-        return self._machine.held
+        return self._line.slots.held
 
     @property
     def queued(self) -> int:
         """How many calls wait for a place now."""
-        return len(self._machine.waiters)
+        return len(self._line.slots.waiters)
 
     def link(self, nxt: Next[Any], below: Sequence[Policy]) -> Next[Any]:
         """Hold a place around `nxt`."""
-        del below
-        settle, queue, hand_over, waiters = self._settle, self._queue, self._hand_over, self._machine.waiters
-        take, give = self._machine.free.pop, self._machine.free.append  # single steps: see Slots
+        if self.max_queue:
+            return Holder.link(self, nxt, below)
+        settle, queue, slots = self._settle, self._line.wait, self._line.slots
+        take, give = slots.free.pop, slots.free.append  # single steps: see Slots
 
         async def layer(call: Call) -> Any:
-            if waiters:  # nobody overtakes them, even when a place is just becoming free
+            try:
+                take()
+            except IndexError:
                 await queue(call)
-            else:
-                try:
-                    take()
-                except IndexError:
-                    await queue(call)
             try:
                 result = await nxt(call)
             except BaseException:
                 settle(None)
                 raise
-            if call.ends is not None:
+            if call.ends is None:
+                give(None)
+            else:
                 call.ends.append(settle)
-                return result
-            give(None)
-            if waiters:
-                hand_over()
             return result
 
         return layer
 
     async def hold(self, call: Call) -> End:
         """Take a place, now or from the queue."""
-        if self._machine.waiters or not self._machine.take():
-            await self._queue(call)
-        return self._settle
+        slots = self._line.slots
+        if slots.waiters or not slots.take():
+            await self._line.wait(call)
+        if not self.max_queue:
+            return self._settle
+        now = call.runtime.now
+        began = now()
+
+        def settle(_error: BaseException | None) -> None:
+            ended = now()
+            slots.took(ended - began)
+            slots.give()
+            if slots.waiters:
+                self._line.hand_over(ended)
+
+        return settle
 
     def _settle(self, _error: BaseException | None) -> None:
-        self._machine.give()
-        if self._machine.waiters:
-            self._hand_over()
+        slots = self._line.slots
+        slots.give()
+        if slots.waiters:
+            self._line.hand_over(current_runtime().now())
 
-    def _hand_over(self) -> None:
-        with self._lock:
-            lucky = self._machine.hand_over()
-        for waiter in lucky:
-            waiter.wake()
-
-    async def _queue(self, call: Call) -> None:
-        """Wait in line until a place is ours."""
-        longest = self.max_wait
-        remaining = call.remaining
-        if remaining is not None:
-            if remaining <= 0:
-                raise no_time_left(call)
-            longest = min(longest, remaining)
-        if self.queued >= self.max_queue:  # most refusals are told here, before a waiter is made for them
-            raise self._refusal(call, self._full())
-        waiter = waiter_for(call)
-        with self._lock:
-            queued = self._machine.enqueue(waiter)
-        if not queued:
-            raise self._refusal(call, self._full())
-        self._hand_over()  # a place may have become free since we looked
-        try:
-            woken = await waiter.wait(longest)
-        except BaseException:
-            if not self._leave_line(waiter):
-                self._settle(None)
-            raise
-        if not woken and self._leave_line(waiter):
-            if remaining is not None and remaining <= self.max_wait:
-                raise no_time_left(call)
-            raise self._refusal(call, f"none came free within {self.max_wait:g} s")
-
-    def _leave_line(self, waiter: Waiter) -> bool:
-        """Leave the line; False: a place was handed over at this very moment, and is ours."""
-        with self._lock:
-            return self._machine.forget(waiter)
-
-    def _full(self) -> str:
-        return f"{self.max_queue} more wait" if self.max_queue else "none may wait"
-
-    def _refusal(self, call: Call, why: str) -> ConcurrencyExceeded:
-        message = f"{call.name}: {self.limit} calls are in flight and {why}"
-        rejection = ConcurrencyExceeded(message, policy=self)
-        refuse(call, rejection)
-        return rejection
+    def _rejection(self, call: Call, why: str) -> ConcurrencyExceeded:
+        return ConcurrencyExceeded(f"{call.name}: {self.limit} calls are in flight and {why}", policy=self)

@@ -127,6 +127,11 @@ class CircuitBreaker(Holder):
         """How many calls failed in a row in the present state."""
         return self._machine.failures()
 
+    def refusing(self, call: Call) -> bool:
+        """Whether the circuit is not closed."""
+        del call
+        return self._machine.closed is None
+
     def isolate(self) -> None:
         """Refuse every call until `reset`: to take a dependency out of use by hand."""
         with self._lock:

@@ -8,8 +8,9 @@ surfaces and what is closed is the same on both.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, NamedTuple, cast, final
+from typing import Any, NamedTuple, cast, final
 
 import anyio
 import anyio.lowlevel
@@ -20,10 +21,7 @@ from resilient.deadline import Alarm, deadlines_here
 from resilient.events import HedgeStarted, send_event
 from resilient.verdict import Outcome, Verdict
 
-if TYPE_CHECKING:
-    from resilient.policies.hedge import Hedge
-
-__all__ = ["race"]
+__all__ = ["Terms", "race"]
 
 _CLOSING = 1.0
 """Seconds in which a result that nobody gets has to be closed."""
@@ -31,14 +29,24 @@ _AGAIN = 0.05
 """Seconds after which a caller is looked at again that somebody else is cancelling."""
 
 
-async def race(hedge: Hedge, call: Call, nxt: Next[Any]) -> Any:
+class Terms(NamedTuple):
+    """Under which terms other attempts follow the first one."""
+
+    delay: float
+    """Seconds between two."""
+    max_hedges: int
+    refusing: tuple[Callable[[Call], bool], ...]
+    """Each tells whether a policy below turns such calls away at the moment."""
+
+
+async def race(terms: Terms, call: Call, nxt: Next[Any]) -> Any:
     """Make the call's first attempt, and others if it takes too long; return or raise what surfaces."""
     deadlines = deadlines_here()
     task = None if deadlines is None else asyncio.current_task(deadlines.loop)
     if deadlines is None or task is None:
-        return await _race_in_a_nursery(_Attempts(hedge, call, nxt))
+        return await _race_in_a_nursery(_Attempts(terms, call, nxt))
     first = call.evolve(attempt=call.attempt)
-    later = _Later(deadlines.clock() + hedge.delay, task, hedge, call, nxt)
+    later = _Later(deadlines.clock() + terms.delay, task, terms, call, nxt)
     deadlines.watch(later)
     error: BaseException | None = None
     result: Any = None
@@ -69,10 +77,10 @@ class _Ended(NamedTuple):
 class _Attempts:
     """What the attempts of one call come to, and what the call comes to by that."""
 
-    __slots__ = ("begun", "call", "ended", "hedge", "nxt", "over")
+    __slots__ = ("begun", "call", "ended", "nxt", "over", "terms")
 
-    def __init__(self, hedge: Hedge, call: Call, nxt: Next[Any]) -> None:
-        self.hedge = hedge
+    def __init__(self, terms: Terms, call: Call, nxt: Next[Any]) -> None:
+        self.terms = terms
         self.call = call
         self.nxt = nxt
         self.begun = 0
@@ -91,12 +99,14 @@ class _Attempts:
         """Another attempt, paid for and announced; None where there is to be none."""
         call = self.call
         now = call.runtime.now()
-        if self.ended or self.over is not None or self.begun == self.hedge.max_hedges:
+        if self.ended or self.over is not None or self.begun == self.terms.max_hedges:
             return None
         if call.deadline is not None and call.deadline <= now:
             return None
         try:
-            if _spent(call) or (call.budget is not None and not call.budget.withdraw(now)):
+            if _spent(call) or any(refusing(call) for refusing in self.terms.refusing):
+                return None
+            if call.budget is not None and not call.budget.withdraw(now):
                 return None
         except Exception as error:  # noqa: BLE001 - it surfaces in the caller
             self.give_up(error)
@@ -223,12 +233,12 @@ def _split(error: BaseException | None) -> tuple[Exception | None, BaseException
 class _Later(Alarm):
     """Begins a contest when the first attempt takes too long."""
 
-    __slots__ = ("call", "cancelling", "contest", "hedge", "nxt")
+    __slots__ = ("call", "cancelling", "contest", "nxt", "terms")
 
-    def __init__(self, when: float, task: asyncio.Task[Any], hedge: Hedge, call: Call, nxt: Next[Any]) -> None:
+    def __init__(self, when: float, task: asyncio.Task[Any], terms: Terms, call: Call, nxt: Next[Any]) -> None:
         super().__init__(when, task)
         self.cancelling = task.cancelling()
-        self.hedge = hedge
+        self.terms = terms
         self.call: Call | None = call
         self.nxt = nxt
         self.contest: _Contest | None = None
@@ -242,7 +252,7 @@ class _Later(Alarm):
         """Begin the second attempt."""
         if self.call is None or self.task is None:  # the first one ended when this was about to be called
             return
-        contest = _Contest(_Attempts(self.hedge, self.call, self.nxt), self.task, self.cancelling)
+        contest = _Contest(_Attempts(self.terms, self.call, self.nxt), self.task, self.cancelling)
         contest.begin()
         if contest.attempts.begun or contest.attempts.over is not None:
             self.contest = contest
@@ -276,8 +286,8 @@ class _Contest:
                 self._end_all()
             return
         loop = asyncio.get_running_loop()
-        if attempts.begun < attempts.hedge.max_hedges:
-            self.timer = loop.call_later(attempts.hedge.delay, self.begin)
+        if attempts.begun < attempts.terms.max_hedges:
+            self.timer = loop.call_later(attempts.terms.delay, self.begin)
         task = loop.create_task(self._compete(attempt))
         self.others.append(task)
         self.untold[task] = 0
@@ -355,7 +365,7 @@ async def _race_in_a_nursery(attempts: _Attempts) -> Any:
 
     async def begin_others(tasks: TaskGroup) -> None:
         while True:
-            with anyio.move_on_after(attempts.hedge.delay):
+            with anyio.move_on_after(attempts.terms.delay):
                 await ended.wait()
             attempt = attempts.begin()
             if attempt is None:

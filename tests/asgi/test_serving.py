@@ -52,11 +52,20 @@ def test_a_request_that_says_nothing_or_too_much_has_the_longest_time(backend):
     virtual_time.run(main, backend=backend)
 
 
-def test_strangers_cannot_raise_their_priority(backend):
+@pytest.mark.parametrize(
+    ("trusted", "asked", "granted"),
+    [
+        (False, b"critical-plus", Priority.CRITICAL),
+        (False, b"sheddable", Priority.SHEDDABLE),
+        (True, b"critical-plus", Priority.CRITICAL_PLUS),
+        (True, b"nonsense", Priority.CRITICAL),
+    ],
+)
+def test_only_a_trusted_edge_raises_a_priority(backend, trusted, asked, granted):
     async def main():
-        return await serve([(b"resilient-priority", b"critical-plus")], priority=False)
+        return await serve([(b"resilient-priority", asked)], trust_priority=trusted)
 
-    assert virtual_time.run(main, backend=backend)[1] is Priority.CRITICAL
+    assert virtual_time.run(main, backend=backend)[1] is granted
 
 
 def test_a_request_that_comes_too_late_makes_no_calls(backend):

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import itertools
 import sqlite3
+import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +15,15 @@ from resilient.backends.faces import ThreadedStore
 from resilient.backends.intents import BlockingIntentStore
 from resilient.backends.memory import BlockingMemoryStore, MemoryStore
 from resilient.backends.postgres import PostgresStore
+from resilient.backends.redis import RedisStore
+from resilient.backends.redis.scripts import Scripts
 from resilient.backends.sqlite import BlockingSQLiteStore
 from resilient.backends.store import Run, Store
 from resilient.runtime import Runtime
 from tests.servers.postgres import Postgres
 from tests.servers.sharing import shared
+from tests.servers.valkey import Redis as RedisServer
+from tests.servers.valkey import Valkey
 
 
 @dataclass
@@ -49,6 +55,11 @@ class Shelf:
     """What an effect does with the connection of its claim."""
 
 
+def forgets_by_itself(store: Store) -> bool:
+    """Whether records vanish as their time comes, and `gc` has nothing to do."""
+    return isinstance(store, RedisStore)
+
+
 class ClockedSQLite(BlockingSQLiteStore):
     """An SQLite store that asks its clock of a function instead of SQLite."""
 
@@ -74,26 +85,47 @@ def sqlite_shelf(folder: Path) -> Shelf:
     return Shelf(lambda: ThreadedStore(clocked_sqlite(folder / "claims.db", clock.now), threads=4), clock)
 
 
-@dataclass
-class IntentShelf:
-    """A store of intents. `make` opens the same ones again, as another process would."""
+class ClockedRedis(RedisStore):
+    """A store whose scripts ask a key for the time, and leave it to `RedisClock` to remove what is over."""
 
-    make: Callable[[], BlockingIntentStore]
-    clock: Clock
-
-
-def memory_intents(_folder: Path) -> IntentShelf:
-    clock = Clock()
-    store = BlockingMemoryStore(runtime=Runtime(now=clock.now, wall=clock.now))
-    return IntentShelf(store.intents, clock)
+    scripts = Scripts(
+        clock="return tonumber(redis.call('GET', string.match(KEYS[1], '^resilient:%b{}') .. ':clock'))",
+        expire="""
+            local due = string.match(key, '^resilient:%b{}') .. ':due'
+            redis.call('ZADD', due, math.floor(clock() / 1000) + ms, key)
+        """,
+    )
 
 
-def sqlite_intents(folder: Path) -> IntentShelf:
-    clock = Clock()
-    return IntentShelf(clocked_sqlite(folder / "intents.db", clock.now).intents, clock)
+class RedisClock(Clock):
+    """The time of a `ClockedRedis`. Records go with it as they do with the server's own: after their millisecond."""
+
+    REMOVE = """
+        local over = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', '(' .. ARGV[1])
+        for _, key in ipairs(over) do redis.call('DEL', key) redis.call('ZREM', KEYS[1], key) end
+    """
+
+    def __init__(self, server: Valkey, tag: str) -> None:
+        super().__init__()
+        self._tell = server.client()
+        self._place = f"resilient:{{{tag}}}"
+        self.advance(0)
+
+    def advance(self, seconds: float) -> None:
+        super().advance(seconds)
+        now = round(self.seconds * 1_000_000)
+        self._tell("SET", f"{self._place}:clock", now)
+        self._tell("EVAL", self.REMOVE, 1, f"{self._place}:due", now // 1000)
 
 
-INTENT_SHELVES: dict[str, Callable[[Path], IntentShelf]] = {"memory": memory_intents, "sqlite": sqlite_intents}
+def redis_shelf(kind: type[Valkey], _folder: Path) -> Shelf:
+    server, tag = shared(kind), uuid.uuid4().hex
+    server.ask("FLUSHALL")
+
+    def push(connection: Any, run: Run) -> None:
+        connection.execute("RPUSH", f"{{{tag}}}:effects", run.key)
+
+    return Shelf(lambda: ClockedRedis(server.url, tag=tag), RedisClock(server, tag), push)
 
 
 class ClockedPostgres(PostgresStore):
@@ -134,5 +166,40 @@ def postgres_shelf(_folder: Path) -> Shelf:
 SHELVES: dict[str, Callable[[Path], Shelf]] = {
     "memory": memory_shelf,
     "postgres": postgres_shelf,
+    "redis": partial(redis_shelf, RedisServer),
     "sqlite": sqlite_shelf,
+    "valkey": partial(redis_shelf, Valkey),
+}
+
+
+@dataclass
+class IntentShelf:
+    """A store of intents. `make` opens the same ones again, as another process would."""
+
+    make: Callable[[], BlockingIntentStore]
+    clock: Clock
+
+
+def memory_intents(_folder: Path) -> IntentShelf:
+    clock = Clock()
+    store = BlockingMemoryStore(runtime=Runtime(now=clock.now, wall=clock.now))
+    return IntentShelf(store.intents, clock)
+
+
+def sqlite_intents(folder: Path) -> IntentShelf:
+    clock = Clock()
+    return IntentShelf(clocked_sqlite(folder / "intents.db", clock.now).intents, clock)
+
+
+def postgres_intents(folder: Path) -> IntentShelf:
+    shelf = postgres_shelf(folder)
+    store = shelf.make()
+    assert isinstance(store, PostgresStore)
+    return IntentShelf(store.blocking.intents, shelf.clock)
+
+
+INTENT_SHELVES: dict[str, Callable[[Path], IntentShelf]] = {
+    "memory": memory_intents,
+    "sqlite": sqlite_intents,
+    "postgres": postgres_intents,
 }

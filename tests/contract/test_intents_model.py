@@ -175,7 +175,8 @@ class IntentsMachine(RuleBasedStateMachine):
 @pytest.mark.parametrize("kind", sorted(INTENT_SHELVES))
 def test_a_store_of_intents_does_what_the_model_does(kind: str) -> None:
     machine = type("Machine", (IntentsMachine,), {"kind": kind})
-    run_state_machine_as_test(machine, settings=settings(max_examples=150, stateful_step_count=30, deadline=None))
+    examples = 15 if kind == "postgres" else 150
+    run_state_machine_as_test(machine, settings=settings(max_examples=examples, stateful_step_count=30, deadline=None))
 
 
 @pytest.mark.parametrize("kind", sorted(INTENT_SHELVES))

@@ -11,7 +11,7 @@ import pytest
 
 import resilient.backends.store
 from resilient.backends.store import Abandoned, Answer, Busy, Mismatch, Replay, Run, Store
-from tests.contract.stores import SHELVES, Clock, Shelf
+from tests.contract.stores import SHELVES, Clock, Shelf, forgets_by_itself
 from tests.tables import read_table
 
 LEASE = 30.0
@@ -321,8 +321,10 @@ def test_gc_removes_the_forgotten_in_batches_and_nothing_else(check) -> None:
         await store.complete(await run(store, "young"), b"kept", ttl=TTL)
         assert await store.gc() == 0
         clock.advance(60)
-        assert (await store.stats()).forgotten == 6
-        assert [await store.gc(4), await store.gc(4), await store.gc(4)] == [4, 2, 0]
+        forgotten = 0 if forgets_by_itself(store) else 6
+        assert (await store.stats()).forgotten == forgotten
+        batches = [min(forgotten, 4), max(forgotten - 4, 0), 0]
+        assert [await store.gc(4), await store.gc(4), await store.gc(4)] == batches
         assert await begin(store, "young") == Replay(b"kept")
         assert (await store.stats()).records == 1
 
@@ -451,7 +453,7 @@ async def try_row(store: Store, clock: Clock, key: str, row: tuple[str, ...]) ->
             assert got.takeover == ("takeover=True" in answer)
             assert before is None or got.fence > before.fence
     elif what == "gc":
-        assert await store.gc() > 0
+        assert (await store.gc() > 0) is not forgets_by_itself(store)
     else:
         assert before is not None
         expected = answer == "True"

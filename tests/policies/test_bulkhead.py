@@ -11,12 +11,13 @@ import anyio.lowlevel
 import pytest
 
 from resilient.call import Call, Next
-from resilient.context import serving
+from resilient.context import options, serving
 from resilient.errors import ConcurrencyExceeded, DeadlineExceeded
 from resilient.events import CallRejected, Event
 from resilient.pipeline import Pipeline
 from resilient.policies.bulkhead import Bulkhead
 from resilient.policies.circuit_breaker import CircuitBreaker
+from resilient.policies.line import Order, Ticket
 from resilient.policies.retry import Retry
 from resilient.policies.timeout import Timeout
 from resilient.testing import virtual_time
@@ -44,7 +45,7 @@ def in_between(monkeypatch: pytest.MonkeyPatch, step: Callable[[], object]) -> N
         step()
         return waiter_for(call)
 
-    monkeypatch.setattr("resilient.policies.bulkhead.waiter_for", waiter_and_step)
+    monkeypatch.setattr("resilient.policies.line.waiter_for", waiter_and_step)
 
 
 def assert_nothing_is_held(bulkhead: Bulkhead) -> None:
@@ -237,7 +238,7 @@ async def a_line(bulkhead: Bulkhead) -> None:
 
 async def a_line_of_the_impatient(bulkhead: Bulkhead) -> None:
     async def impatient() -> None:
-        with suppress(DeadlineExceeded):
+        with suppress(DeadlineExceeded, ConcurrencyExceeded):
             await Pipeline(Timeout(1.0), bulkhead).run(work)
 
     async with anyio.create_task_group() as tasks:
@@ -313,6 +314,105 @@ def test_who_leaves_the_line_moves_the_others_up(backend):
     virtual_time.run(main, backend=backend)
 
 
+# Who is next
+
+
+def queueing(order: Order, **settings: Any) -> tuple[Bulkhead, Callable[..., Any]]:
+    bulkhead = Bulkhead(1, max_queue=10, max_wait=60.0, order=order, **settings)
+    return bulkhead, Pipeline(bulkhead)(work)
+
+
+async def in_turn(step: Callable[..., Any], calls: int, apart: float, **arguments: Any) -> dict[int, Any]:
+    """What becomes of calls that come one after another: when they began, or why not."""
+    found: dict[int, Any] = {}
+
+    async def one(number: int) -> None:
+        try:
+            found[number] = await step(**arguments)
+        except (ConcurrencyExceeded, DeadlineExceeded) as error:
+            found[number] = (type(error).__name__, anyio.current_time())
+
+    async with anyio.create_task_group() as tasks:
+        for number in range(calls):
+            tasks.start_soon(one, number)
+            await anyio.sleep(apart)
+    return dict(sorted(found.items()))
+
+
+def test_once_a_queue_persists_the_newest_is_next_and_who_waited_long_is_refused(backend):
+    async def main():
+        bulkhead, step = queueing("adaptive-lifo")
+        found = await in_turn(step, 5, 0.09375, seconds=0.25)
+        # 0 runs, the others wait. At 0.25 the queue persists and 2 is next, at 0.5 it is 4, and at 0.75 1 is too old.
+        assert found == {0: 0.0, 1: ("ConcurrencyExceeded", 0.75), 2: 0.25, 3: 0.75, 4: 0.5}
+        assert_nothing_is_held(bulkhead)
+
+    virtual_time.run(main, backend=backend)
+
+
+def test_a_full_line_that_persists_gives_way_to_the_newest(backend):
+    async def main():
+        bulkhead = Bulkhead(1, max_queue=2, max_wait=60.0, order="adaptive-lifo")
+        found = await in_turn(Pipeline(bulkhead)(work), 5, 0.09375, seconds=0.34375)
+        assert found[1] == ("ConcurrencyExceeded", 0.28125)
+        assert [found[number] for number in (0, 3, 4)] == [0.0, 0.34375, 0.6875]
+        assert_nothing_is_held(bulkhead)
+
+    virtual_time.run(main, backend=backend)
+
+
+def test_codel_refuses_those_who_waited_long_while_nobody_waits_little(backend):
+    async def main():
+        bulkhead, step = queueing("codel")
+        found = await in_turn(step, 8, 0.0625, seconds=0.125)
+        refused = [number for number, outcome in found.items() if isinstance(outcome, tuple)]
+        assert refused
+        assert 0 not in refused
+        assert_nothing_is_held(bulkhead)
+
+    virtual_time.run(main, backend=backend)
+
+
+def test_who_would_not_be_done_before_their_deadline_is_refused_at_once(backend):
+    async def main():
+        bulkhead, step = queueing("fifo")
+        for _ in range(3):
+            await step(seconds=1.0)
+        async with bulkhead:
+            with options(timeout=0.9), pytest.raises(ConcurrencyExceeded, match="not be done before its deadline"):
+                await step(seconds=1.0)
+            assert anyio.current_time() == 3.0
+        assert_nothing_is_held(bulkhead)
+
+    virtual_time.run(main, backend=backend)
+
+
+def test_a_place_passes_over_those_who_would_not_be_done_in_time(backend):
+    async def main():
+        bulkhead, step = queueing("fifo")
+        await step(seconds=1.0)
+        found: dict[str, Any] = {}
+
+        async def call(name: str, within: float) -> None:
+            with options(timeout=within):
+                try:
+                    found[name] = await step(seconds=1.0)
+                except ConcurrencyExceeded:
+                    found[name] = anyio.current_time()
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(step, 1.0)  # from 1.0 to 2.0
+            await anyio.sleep(0.25)
+            tasks.start_soon(call, "short", 1.5)  # to 2.75: at 2.0 there is not a second left
+            await anyio.sleep(0.25)
+            tasks.start_soon(call, "long", 9.0)
+        assert found == {"short": 2.0, "long": 2.0}
+        assert anyio.current_time() == 3.0
+        assert_nothing_is_held(bulkhead)
+
+    virtual_time.run(main, backend=backend)
+
+
 # Between two steps of another thread
 
 
@@ -320,7 +420,8 @@ def test_who_finds_the_queue_full_after_looking_is_refused_too(backend, monkeypa
     async def main():
         bulkhead = Bulkhead(1, max_queue=1, max_wait=60.0)
         async with bulkhead:
-            in_between(monkeypatch, lambda: bulkhead._machine.enqueue(waiter_for(a_call())))
+            other = Ticket(a_call(), 0.0)
+            in_between(monkeypatch, lambda: bulkhead._line.slots.enqueue(other, 0.0))
             with pytest.raises(ConcurrencyExceeded, match="1 more wait"):
                 await Pipeline(bulkhead).run(work)
             assert bulkhead.queued == 1
@@ -331,8 +432,8 @@ def test_who_finds_the_queue_full_after_looking_is_refused_too(backend, monkeypa
 def test_who_queues_as_the_last_place_becomes_free_gets_it_at_once(backend, monkeypatch: pytest.MonkeyPatch):
     async def main():
         bulkhead = Bulkhead(1, max_queue=1, max_wait=60.0)
-        bulkhead._machine.take()
-        in_between(monkeypatch, bulkhead._machine.give)  # and there is nobody to hand it to
+        bulkhead._line.slots.take()
+        in_between(monkeypatch, bulkhead._line.slots.give)  # and there is nobody to hand it to
         assert await Pipeline(bulkhead).run(work) == 0.0
         assert_nothing_is_held(bulkhead)
 
@@ -351,11 +452,11 @@ def test_nobody_overtakes_while_a_place_is_free_but_not_yet_handed_over(backend,
             served.append(name)
             await anyio.sleep(1.0)
 
-        bulkhead._machine.take()
+        bulkhead._line.slots.take()
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(serve, "who waited")
             await anyio.sleep(0.5)
-            bulkhead._machine.give()
+            bulkhead._line.slots.give()
             if newcomer == "a call":
                 await serve(newcomer)
             else:
@@ -371,12 +472,12 @@ def test_nobody_overtakes_while_a_place_is_free_but_not_yet_handed_over(backend,
 def test_a_place_that_was_handed_over_but_not_yet_announced_is_not_lost(backend, end):
     async def main():
         bulkhead = Bulkhead(1, max_queue=1, max_wait=1.0)
-        bulkhead._machine.take()
+        bulkhead._line.slots.take()
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(Pipeline(bulkhead)(work))
             await anyio.sleep(0.5)
-            bulkhead._machine.give()
-            assert len(bulkhead._machine.hand_over()) == 1
+            bulkhead._line.slots.give()
+            assert [len(those) for those in bulkhead._line.slots.hand_over(0.5)] == [1, 0]
             if end == "it is cancelled":
                 tasks.cancel_scope.cancel()
         assert anyio.current_time() == (0.5 if end == "it is cancelled" else 2.0)
@@ -483,7 +584,7 @@ def test_it_guards_blocks_and_they_wait_in_the_same_line(backend):
         ("max_wait", -0.1, "at least 0"),
         ("max_wait", float("inf"), "a finite number"),
         ("max_wait", float("nan"), "a finite number"),
-        ("order", "lifo", "'fifo' is the only order"),
+        ("order", "lifo", "one of 'fifo', 'adaptive-lifo', 'codel'"),
     ],
 )
 def test_an_argument_out_of_its_range_is_refused_by_name(argument, value, allowed):

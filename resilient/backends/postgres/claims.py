@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, final
+from typing import Any, TypeVar, final
 
 import psycopg
 from psycopg import errors
@@ -24,6 +24,8 @@ from resilient.context import current_runtime
 from resilient.errors import StoreUnavailable
 
 __all__ = ["Claims", "Transaction"]
+
+R = TypeVar("R")
 
 _ROUNDS = 8
 """How often a claim looks again after somebody else was quicker."""
@@ -72,12 +74,60 @@ class Claims:
                 return _claimed(rows[0], scope, key, owner)
         raise self._overtaken(key)
 
+    async def begin_checked(
+        self,
+        check: Callable[[Session], Awaitable[R | None]],
+        scope: str,
+        key: str,
+        fingerprint: bytes,
+        *,
+        owner: str,
+        lease: float,
+        ttl: float,
+        takeover: bool,
+    ) -> Answer | R:
+        """Ask for the right to run, in a transaction in which `check` has nothing against it.
+
+        Before it looks at anything it keeps others from beginning under this key, and from removing its record. What it
+        answers instead is committed together with what it did.
+        """
+        values = (scope, key, fingerprint, owner, lease, ttl, lease, ttl, takeover)
+
+        async def step(session: Session) -> Answer | R | None:
+            await session.run("BEGIN ISOLATION LEVEL READ COMMITTED")
+            refused = await check(session)
+            if refused is not None:
+                await session.run("COMMIT")
+                return refused
+            known = await session.run(self.sql.find, scope, key)
+            if known:
+                row = _Row.read(known[0])
+                if row.record.state == "running" and row.record.owner == owner:
+                    return row.run(scope, key)  # the claim was made; only the answer was lost
+                answer = row.record.answer(fingerprint, takeover=takeover)
+                if answer is not None:
+                    await session.run("COMMIT")
+                    return answer
+            rows = await session.run(self.sql.claim_inside, *values)
+            if not rows:
+                return None  # its executor has just renewed its lease, or finished
+            await session.run("COMMIT")
+            return _claimed(rows[0], scope, key, owner)
+
+        for _ in range(_ROUNDS):
+            await self._look(scope, key, fingerprint, takeover=takeover)  # for the house that is to be kept
+            begun = await self.work.repeat(step, broken=True)
+            if begun is not None:
+                return begun
+        raise self._overtaken(key)
+
     async def open(
         self, scope: str, key: str, fingerprint: bytes, *, owner: str, lease: float, ttl: float
     ) -> Opened | Answer:
         """Ask for the right to run, and open the transaction of the effect."""
         idle = min(_ms(lease), _LONGEST_IDLE)
-        values = (_ms(self._lock_timeout), idle, scope, key, fingerprint, owner, lease, ttl, lease, ttl, True)
+        claim = (scope, key, fingerprint, owner, lease, ttl, lease, ttl, True)
+        values = (_ms(self._lock_timeout), idle, key, scope, *claim)
         broken = False
         for _ in range(_ROUNDS):
             _, answer = await self._look(scope, key, fingerprint, takeover=True)

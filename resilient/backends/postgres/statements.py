@@ -123,11 +123,15 @@ class Statements:
         """  # noqa: S608
         claim = _CLAIM.format(clock=clock, forgotten=forgotten, state="running")
         self.claim = f"BEGIN; {limits}; {claim}; COMMIT"
+        self.claim_inside = claim
         # Those who wait for a lock afterwards are the effect's statements, as patient as the session is.
         effect = "SET LOCAL lock_timeout TO DEFAULT"
         claim = _CLAIM.format(clock=clock, forgotten=forgotten, state="written")
+        # Whoever waited for a claim that was undone would insert the fence that it drew before its wait, below that of
+        # those who came first; so they wait before they draw.
+        queue = "SELECT pg_advisory_xact_lock(hashtextextended(%s, hashtext(%s)))"
         self.open = (
-            f"BEGIN; {limits}; SET LOCAL idle_in_transaction_session_timeout = %s; {claim}; {effect}; "
+            f"BEGIN; {limits}; SET LOCAL idle_in_transaction_session_timeout = %s; {queue}; {claim}; {effect}; "
             "SAVEPOINT resilient_effect"
         )
         left = f"greatest(5, coalesce(1.5 * extract(epoch FROM lease_until - {clock}), 0))::float8"

@@ -7,8 +7,10 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any, ClassVar, Self, final
 
+from resilient.backends.clients import BlockingClientStore
 from resilient.backends.faces import DirectStore, ThreadedStore
 from resilient.backends.inbox import BlockingInbox
+from resilient.backends.intents import BlockingIntentStore
 from resilient.backends.outbox import BlockingOutbox
 from resilient.backends.postgres.claims import Claims
 from resilient.backends.postgres.database import Database, Work
@@ -218,6 +220,18 @@ class BlockingPostgresStore:
     def close(self) -> None:
         """Close the connections that nobody uses; new ones are opened when the store is used again."""
         drive(self._claims.close())
+
+    def clients(self) -> BlockingClientStore:
+        """Return the leased clients of the same database."""
+        from resilient.backends.postgres.clients import BlockingPostgresClients
+
+        return BlockingPostgresClients(self._claims)
+
+    def intents(self) -> BlockingIntentStore:
+        """Return the intents of the same database."""
+        from resilient.backends.postgres.intents import BlockingPostgresIntents
+
+        return BlockingPostgresIntents(self._claims.work.database, self._claims.sql.clock)
 
     def outbox(self, *, keep: float) -> BlockingOutbox:
         """Return the outbox of the same database."""

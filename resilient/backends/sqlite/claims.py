@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, TypeVar, final
 
+from resilient.backends.clients import BlockingClientStore
 from resilient.backends.faces import ThreadedStore
 from resilient.backends.inbox import BlockingInbox
 from resilient.backends.intents import BlockingIntentStore
@@ -172,28 +173,45 @@ class BlockingSQLiteStore:
         if answer is not None:
             return answer
         with self.database.write() as connection:
-            known = self._find(connection, scope, key)
-            answer = None if known is None else known.record.answer(fingerprint, takeover=takeover)
-            if answer is not None:
-                return answer
-            old = None if known is None or known.record.forgotten else known
-            now = self._now(connection) if known is None else known.now
-            connection.execute(_RAISE_FENCE, (now,))
-            (fence,) = connection.execute("SELECT last FROM resilient_claims_fence").fetchone()
-            run = Run(
-                scope=scope,
-                key=key,
-                fence=fence,
-                owner=owner,
-                takeover=old is not None,
-                recovery_point=STARTED if old is None else old.record.recovery_point,
-                recovery_data=None if old is None else old.record.recovery_data,
+            return self.begin_inside(
+                connection, scope, key, fingerprint, owner=owner, lease=lease, ttl=ttl, takeover=takeover
             )
-            created_at = now if old is None else old.created_at
-            point, data = run.recovery_point, run.recovery_data
-            values = (fingerprint, fence, owner, now + _ms(lease), point, data, created_at, now + _ms(ttl))
-            connection.execute(_BEGIN, (scope, key, *values))
-            connection.execute(self._sweep_sql, (_SWEEP,))
+
+    def begin_inside(
+        self,
+        connection: Connection,
+        scope: str,
+        key: str,
+        fingerprint: bytes,
+        *,
+        owner: str,
+        lease: float,
+        ttl: float,
+        takeover: bool,
+    ) -> Answer:
+        """Ask for the right to run, in a transaction that is open and holds the write lock."""
+        known = self._find(connection, scope, key)
+        answer = None if known is None else known.record.answer(fingerprint, takeover=takeover)
+        if answer is not None:
+            return answer
+        old = None if known is None or known.record.forgotten else known
+        now = self._now(connection) if known is None else known.now
+        connection.execute(_RAISE_FENCE, (now,))
+        (fence,) = connection.execute("SELECT last FROM resilient_claims_fence").fetchone()
+        run = Run(
+            scope=scope,
+            key=key,
+            fence=fence,
+            owner=owner,
+            takeover=old is not None,
+            recovery_point=STARTED if old is None else old.record.recovery_point,
+            recovery_data=None if old is None else old.record.recovery_data,
+        )
+        created_at = now if old is None else old.created_at
+        point, data = run.recovery_point, run.recovery_data
+        values = (fingerprint, fence, owner, now + _ms(lease), point, data, created_at, now + _ms(ttl))
+        connection.execute(_BEGIN, (scope, key, *values))
+        connection.execute(self._sweep_sql, (_SWEEP,))
         return run
 
     def heartbeat(self, run: Run, *, lease: float) -> bool:
@@ -257,6 +275,21 @@ class BlockingSQLiteStore:
     def close(self) -> None:
         """Close the connections; the store opens new ones when it is used again."""
         self.database.close()
+
+    def prepare(self) -> None:
+        """Create what is missing: for those who use these tables in a transaction of theirs."""
+        with self.database.read():
+            pass
+
+    def knows(self, connection: Connection, scope: str, key: str) -> bool:
+        """Whether there is a record of a key."""
+        return self._find(connection, scope, key) is not None
+
+    def clients(self) -> BlockingClientStore:
+        """Leased clients in the same file."""
+        from resilient.backends.sqlite.clients import BlockingSQLiteClients
+
+        return BlockingSQLiteClients(self)
 
     def intents(self) -> BlockingIntentStore:
         """Intents in the same file."""

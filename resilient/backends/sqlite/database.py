@@ -9,6 +9,7 @@ lost without an error (https://www.sqlite.org/howtocorrupt.html, section 2.6). S
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import sqlite3
 import threading
@@ -198,7 +199,7 @@ class Database:
         version = found.rows[0][0] if found.rows else 0
         if version == len(self._migrations):
             return
-        self._check_allowed(version)
+        self._check_may_migrate(version)
         for statement in self._missing(version):
             yield Statement(statement)
         yield Statement(_SET_VERSION, {"tables": self._tables, "version": len(self._migrations)})
@@ -207,6 +208,7 @@ class Database:
         """Forget all connections: at the beginning, and in a forked child."""
         self._writing = _write_locks.setdefault(self.path, threading.Lock())
         self._preparing = threading.Lock()
+        self._had_effects = False
         self._drop_idle()
 
     @contextlib.contextmanager
@@ -237,6 +239,7 @@ class Database:
             connection = self._connect(EffectConnection, isolation_level="IMMEDIATE")
             self._acquire()
             connection.writing = self._writing
+            self._had_effects = True
             try:
                 connection.execute("BEGIN IMMEDIATE")
             except BaseException:
@@ -250,6 +253,11 @@ class Database:
         self._drop_idle()
         while idle:
             idle.pop().close()
+        if self._had_effects:
+            # The connection of an effect is left to whoever still holds it. Nobody mostly does, but its cache of
+            # statements refers back to it, so that it stays open, and would be in the way of a fork.
+            self._had_effects = False
+            gc.collect()
 
     @contextlib.contextmanager
     def reporting(self) -> Generator[None]:
@@ -321,28 +329,20 @@ class Database:
             connection = self._connect(Connection, isolation_level=None)
             self._switch_to_wal(connection)
             version = self._version(connection)
-            self._check_allowed(version)
+            self._check_may_migrate(version)
             if version != len(self._migrations):
                 with self._queue(), _transact(connection):
                     self._migrate(connection)
             self._idle.append(connection)
             self._prepared = True
 
-    def _check_allowed(self, version: int) -> None:
-        if version < len(self._migrations) and not self._may_migrate:
-            raise StoreUnavailable(
-                f"{self.path}: its {self._tables} have version {version}, and this release needs "
-                f"{len(self._migrations)}: run `resilient store migrate` with its URL"
-            )
-
     def statements(self, version: int = 0) -> list[str]:
         """What leads from a version of the tables to the newest one."""
         newest = len(self._migrations)
         if version >= newest:
             return []
-        steps = [statement for statements in self._migrations[version:] for statement in statements]
         note = f"INSERT OR REPLACE INTO resilient_schema VALUES ('{self._tables}', {newest})"  # noqa: S608 - constants
-        return [_SCHEMA, *steps, note]
+        return [_SCHEMA, *self._missing(version), note]
 
     def migrate(self) -> list[str]:
         """Make the tables, or bring them up to date, whatever the constructor said; return what was run."""
@@ -380,6 +380,13 @@ class Database:
         for statement in self._missing(self._version(connection)):
             connection.execute(statement)
         connection.execute(_SET_VERSION, {"tables": self._tables, "version": len(self._migrations)})
+
+    def _check_may_migrate(self, version: int) -> None:
+        if version < len(self._migrations) and not self._may_migrate:
+            raise StoreUnavailable(
+                f"{self.path}: its {self._tables} have version {version}, and this release needs "
+                f"{len(self._migrations)}: run `resilient store migrate` with its URL"
+            )
 
     def _missing(self, version: int) -> list[str]:
         """Return what leads from this version to the newest."""
