@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from pathlib import Path
 from random import Random
@@ -53,7 +54,17 @@ def main(url: str, folder: Path, seed: int, *, leases: bool) -> None:
         backoff=Backoff(base=0.01, cap=0.1),
         poll=0.02,
     )
-    anyio.run(relay.run, backend="trio" if seed % 2 else "asyncio")
+    anyio.run(run, relay, backend="trio" if seed % 2 else "asyncio")
+
+
+async def run(relay: Relay) -> None:
+    """Relay until SIGTERM, and then end as a service does."""
+    with anyio.open_signal_receiver(signal.SIGTERM) as signals:
+        async with anyio.create_task_group() as group:
+            group.start_soon(relay.run)
+            async for _ in signals:
+                relay.stop()
+                break
 
 
 if __name__ == "__main__":

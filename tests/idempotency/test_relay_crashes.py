@@ -172,7 +172,7 @@ def test_a_relay_that_is_told_to_end_leaves_nothing_leased(scene: Scene) -> None
             assert time.monotonic() < deadline
             time.sleep(0.01)
         for relay in relays:
-            relay.send_signal(signal.SIGINT)
+            relay.send_signal(signal.SIGTERM)
         for relay in relays:
             relay.wait(10)
         assert scene.outbox.blocking.stats().in_flight == 0
