@@ -105,7 +105,7 @@ class Claims:
                 del self._opening[scope, key]
                 if session is not None and not rows:
                     await self.work.tidy(session)
-            if rows:
+            if session is not None and rows:
                 run = _claimed(rows[0], scope, key, owner)
                 return Opened(run, Transaction(self, run, session, seconds=lease))
         raise self._overtaken(key)
