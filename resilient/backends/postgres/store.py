@@ -45,7 +45,7 @@ class PostgresStore:
         past a slow commit, and short enough that a server that hangs is reported as one).
     `lock_timeout`
         Seconds that a duplicate waits for a transaction with its key before it is told that somebody is at it (0.5:
-        longer than most; each one that waits keeps a connection).
+        longer than most). That keeps a connection, so of the duplicates in one process one waits.
     `migrate`
         Whether the store makes its tables, and brings them up to date, when it is first used. With False a missing or
         an old table is a `StoreUnavailable` that names the command to run.
