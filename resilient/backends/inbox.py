@@ -91,6 +91,14 @@ class BlockingInbox(Protocol):
     of its own. A plan is for the connection that the effect is written through.
     """
 
+    def statements(self) -> list[str]:
+        """What makes the tables in an empty database."""
+        ...
+
+    def migrate(self) -> list[str]:
+        """Make the tables, or bring them up to date, whatever the store was told; return what was run."""
+        ...
+
     def prepare(self) -> None:
         """Make the tables, unless a plan does that itself."""
         ...

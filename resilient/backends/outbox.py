@@ -178,6 +178,14 @@ class BlockingOutbox(Protocol):
     of its own. Its module's docstring holds the state machine.
     """
 
+    def statements(self) -> list[str]:
+        """What makes the tables in an empty database."""
+        ...
+
+    def migrate(self) -> list[str]:
+        """Make the tables, or bring them up to date, whatever the store was told; return what was run."""
+        ...
+
     def prepare(self) -> None:
         """Make the tables, unless a plan does that itself."""
         ...

@@ -25,9 +25,9 @@ app.command()(demo)
 app.command()(discover)
 lab.command()(calibrate)
 app.add_typer(lab, name="lab")
-app.add_typer(store, name="store")
 app.add_typer(outbox, name="outbox")
 app.add_typer(inbox, name="inbox")
+app.add_typer(store, name="store")
 
 
 def _show_version(wanted: bool) -> None:  # noqa: FBT001 - as typer calls it

@@ -10,7 +10,9 @@ from typing import Annotated, Any, NoReturn, TypeVar
 import typer
 
 from resilient.backends.connecting import connect
-from resilient.backends.store import Store
+from resilient.backends.inbox import HasInbox
+from resilient.backends.outbox import HasOutbox
+from resilient.backends.store import BlockingStore, Schema, Store
 from resilient.errors import StoreUnavailable
 
 __all__ = ["store"]
@@ -36,14 +38,14 @@ def migrate(
     Ends with 0, or with 2 if the URL names no store with tables, or the store cannot be reached.
     """
     found = _open(url)
-    schema = getattr(found.blocking, "schema", None)
-    if schema is None:
+    schemas = _schemas(found.blocking)
+    if not schemas:
         _end(f"{found!r} has no tables")
     if sql:
-        for statement in schema.statements():
+        for statement in dict.fromkeys(statement for schema in schemas for statement in schema.statements()):
             print(f"{_one_indent(statement)};\n")
         return
-    done = _try(schema.migrate)
+    done = [statement for schema in schemas for statement in _try(schema.migrate)]
     print(f"{found!r}: {f'{len(done)} statements were run' if done else 'the tables were up to date'}")
     found.blocking.close()
 
@@ -78,6 +80,17 @@ def gc(
             break
     print(f"{found!r}: {removed} records were removed")
     found.blocking.close()
+
+
+def _schemas(blocking: BlockingStore) -> list[Schema]:
+    """Whatever tables a database may hold."""
+    schema = getattr(blocking, "schema", None)
+    found: list[Schema] = [] if schema is None else [schema]
+    if isinstance(blocking, HasOutbox):
+        found.append(blocking.outbox(keep=0.0))
+    if isinstance(blocking, HasInbox):
+        found.append(blocking.inbox())
+    return found
 
 
 def _open(url: str) -> Store:

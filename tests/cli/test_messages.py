@@ -12,6 +12,7 @@ from typer.testing import CliRunner, Result
 
 from resilient.backends.outbox import Settlement
 from resilient.cli.app import app
+from resilient.errors import StoreUnavailable
 from resilient.idempotency import BlockingClaim, Inbox, Outbox
 
 
@@ -105,3 +106,24 @@ def test_a_database_that_cannot_be_asked_is_told(
         assert done.exit_code == code
         assert why in done.stderr
     assert not Path("missing.db").exists()
+
+
+def test_the_tables_of_messages_are_made_with_those_of_claims(tmp_path: Path) -> None:
+    path = tmp_path / "shop.db"
+    url = f"sqlite:///{path}?migrate=false"
+    outbox = Outbox(url)
+    inbox = Inbox(url, consumer="billing")
+    with closing(sqlite3.connect(path)) as connection:
+        with pytest.raises(StoreUnavailable, match=r"outbox_messages have version 0.*resilient store migrate"):
+            outbox.add(connection, "mail", {})
+        with pytest.raises(StoreUnavailable, match=r"inbox_records have version 0.*resilient store migrate"):
+            inbox.advance(connection, "s", 1)
+        connection.rollback()
+    assert "resilient_inbox_failures" in run("store", "migrate", "--sql", url).stdout
+    assert run("store", "migrate", url).exit_code == 0
+    with closing(sqlite3.connect(path)) as connection, connection:
+        outbox.add(connection, "mail", {})
+        assert inbox.advance(connection, "s", 1)
+    assert outbox.blocking.stats().pending == 1
+    outbox.blocking.close()
+    assert "up to date" in run("store", "migrate", url).stdout

@@ -83,8 +83,16 @@ class BlockingSQLiteInbox:
     """The inbox in the file of `database`; `clock` is its expression for now, in milliseconds."""
 
     def __init__(self, database: Database, clock: str) -> None:
-        self._database = database.sibling(tables="inbox", migrations=_MIGRATIONS)
+        self._database = database.sibling(tables="inbox_records", migrations=_MIGRATIONS)
         self._clock = clock
+
+    def statements(self) -> list[str]:
+        """What makes the tables in an empty database."""
+        return self._database.statements()
+
+    def migrate(self) -> list[str]:
+        """Make the tables, or bring them up to date."""
+        return self._database.migrate()
 
     def prepare(self) -> None:
         """Do nothing: a second connection would wait for the first one's transaction."""
