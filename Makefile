@@ -28,6 +28,7 @@ test: check ## Everything that CI runs: the checks, then the tests with their co
 	$(BIN)/python -m tests.servers.valkey
 	$(BIN)/python -m tests.servers.zookeeper
 	$(BIN)/python -m tests.servers.postgres
+	$(BIN)/python -m tests.servers.pgbouncer # likewise
 	$(BIN)/pytest -n 2 --cov --cov-report=term
 	$(BIN)/coverage report --include='resilient/machines/*' --fail-under=100
 
