@@ -33,6 +33,8 @@ from resilient.idempotency import Outbox
 
 ROOT = Path(__file__).parents[2]
 ACCOUNTS = 8
+AT_LEAST = 4
+"""How often something is killed, however slow the machine."""
 PATIENCE = 60.0
 
 
@@ -53,6 +55,8 @@ class System:
     ports: tuple[int, int] = field(default_factory=lambda: (free_port(), free_port()))
     processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict[str, subprocess.Popen[bytes]])
     kills: Counter[str] = field(default_factory=Counter[str])
+    over: bool = False
+    """Nothing is killed any more."""
 
     @property
     def bank_file(self) -> Path:
@@ -73,6 +77,13 @@ class System:
         with (self.folder / f"{name}.log").open("ab") as log:
             self.processes[name] = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log)  # noqa: S603 - ours
 
+    def works(self, name: str) -> bool:
+        """Whether a process is at work: on a busy machine it takes seconds to come up."""
+        if name.startswith("relay"):
+            return (self.folder / f"{name}.log").read_text().count("relaying") > self.kills[name]
+        with socket.socket() as probe:
+            return probe.connect_ex(("127.0.0.1", self.ports[name == "bank"])) == 0
+
     def kill(self, name: str) -> None:
         """End one of them at once, wherever it is: SIGKILL."""
         self.processes[name].kill()
@@ -80,19 +91,22 @@ class System:
 
 
 async def kill_again_and_again(system: System, seconds: float) -> None:
-    """Kill one process after another, and start it again."""
+    """Kill one process after another that is at work, and start it again."""
     until = time.monotonic() + seconds
-    while time.monotonic() < until:
+    while time.monotonic() < until or system.kills.total() < AT_LEAST:
         await anyio.sleep(random.uniform(0.2, 0.7))
         victim = random.choice(list(system.processes))
+        if not system.works(victim):
+            continue
         await anyio.to_thread.run_sync(system.kill, victim)
         system.kills[victim] += 1
         system.start(victim)
+    system.over = True
 
 
-async def pay(client: httpx.AsyncClient, account: str, until: float, asked: list[tuple[str, str, int]]) -> None:
+async def pay(client: httpx.AsyncClient, account: str, system: System, asked: list[tuple[str, str, int]]) -> None:
     """Pay from one account, one payment after another; each is repeated until it is answered."""
-    while time.monotonic() < until:
+    while not system.over:
         payment = (f"{account}-{len(asked)}", account, random.randrange(1, 1000))
         asked.append(payment)
         name, _, cents = payment
@@ -111,13 +125,12 @@ async def run(system: System, storage: Storage, seconds: float) -> list[tuple[st
         Timeout(2.0),
     )
     asked: list[list[tuple[str, str, int]]] = [[] for _ in range(ACCOUNTS)]
-    until = time.monotonic() + seconds
     transport = PipelineTransport(stack, httpx.AsyncHTTPTransport())
     client = httpx.AsyncClient(base_url=f"http://127.0.0.1:{system.ports[0]}", transport=transport)
     async with client, anyio.create_task_group() as group:
         group.start_soon(kill_again_and_again, system, seconds)
         for number, mine in enumerate(asked):
-            group.start_soon(pay, client, f"account-{number}", until, mine)
+            group.start_soon(pay, client, f"account-{number}", system, mine)
     await wait_until_sent(system.url)
     return [payment for mine in asked for payment in mine]
 

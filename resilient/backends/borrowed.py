@@ -11,8 +11,7 @@ from __future__ import annotations
 
 import inspect
 import re
-import sqlite3
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
 from resilient.backends.outbox import Plan, Rows, Statement
@@ -33,7 +32,7 @@ def perform(connection: Any, plan: Plan[T]) -> T:
     """Carry out a plan through a blocking connection. Raises `TypeError` for anything else."""
     if is_asynchronous(connection):
         raise TypeError(f"{connection!r} is asynchronous: use the method whose name ends in `_async`")
-    execute = _execute_sqlite if isinstance(connection, sqlite3.Connection) else _execution(connection)
+    execute = _execution(connection)
     try:
         statement = next(plan)
         while True:
@@ -67,22 +66,29 @@ def is_asynchronous(connection: Any) -> bool:
     return inspect.iscoroutinefunction(getattr(connection, "execute", None))
 
 
-def _execution(connection: Any) -> Any:
-    package = _package(connection)
-    if package not in {"psycopg", "sqlalchemy"}:
-        raise TypeError(
-            f"connection={connection!r}: a connection of sqlite3 or psycopg, or a connection or session of SQLAlchemy"
-        )
-    return _execute_psycopg if package == "psycopg" else _execute_sqlalchemy
+def _execution(connection: Any) -> Callable[[Any, Statement], Rows]:
+    match _package(connection):
+        case "sqlite3":
+            return _execute_sqlite
+        case "psycopg":
+            return _execute_psycopg
+        case "sqlalchemy":
+            return _execute_sqlalchemy
+        case _:
+            raise TypeError(
+                f"connection={connection!r}: a connection of sqlite3 or psycopg, or a connection or session of "
+                "SQLAlchemy"
+            )
 
 
 def _package(connection: Any) -> str:
     """Where the connection's class comes from, whatever class of the user's it was given."""
     packages = [kind.__module__.partition(".")[0] for kind in type(connection).__mro__]
-    return next((package for package in packages if package in {"psycopg", "sqlalchemy"}), packages[0])
+    known = {"psycopg", "sqlalchemy", "sqlite3"}
+    return next((package for package in packages if package in known), packages[0])
 
 
-def _execute_sqlite(connection: sqlite3.Connection, statement: Statement) -> Rows:
+def _execute_sqlite(connection: Any, statement: Statement) -> Rows:
     if _begins(connection):
         connection.execute(_BEGIN)
     cursor = connection.cursor()

@@ -30,6 +30,8 @@ _log = logging.getLogger("resilient.idempotency")
 
 _LONGEST_ERROR = 2000
 """Characters of an error that are kept with a message."""
+_KEY_KEPT = 200
+"""Bytes of a key that another payload is parked under, with a mark of its own."""
 _NOT_ITS_FAULT = (InProgress, LeaseLost, OutcomeUnknown, Rejected, StoreUnavailable)
 """Failures that say nothing about the message."""
 _DIED = "no consumer that processed it survived"
@@ -164,9 +166,8 @@ class Processing:
         """Keep a message whose key belongs to another one: neither may be lost."""
         letter = self.letter
         mark = digest([letter.payload]).hex()[:16]
-        other = Letter(key=f"{letter.key[:200]} {mark}", payload=letter.payload, stream=letter.stream)
-        if letter.position is not None:
-            other = Letter(key=other.key, payload=letter.payload, stream=letter.stream, position=letter.position)
+        key = f"{letter.key.encode()[:_KEY_KEPT].decode(errors='ignore')} {mark}"
+        other = Letter(key=key, payload=letter.payload, stream=letter.stream, position=letter.position)
         return await self._park(0, f"KeyReused: {error}", other)
 
     async def _park(self, attempts: int, error: str, letter: Letter | None = None) -> Receipt:

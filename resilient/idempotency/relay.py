@@ -124,7 +124,8 @@ class Relay:
     async def flush(self) -> int:
         """Deliver what is due, until nothing is; return how many messages were delivered.
 
-        For a scheduled job, and for tests. Raises `StoreUnavailable` where the database fails.
+        For a scheduled job, and for tests. Raises `StoreUnavailable` where the database fails: at once if nothing can
+        be claimed, after a lease if an outcome cannot be written down.
         """
         return await self._work(until_idle=True)
 

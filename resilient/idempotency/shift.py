@@ -227,8 +227,9 @@ class Shift:
             return
         if self._limiter is None:
             self._limiter = anyio.CapacityLimiter(self.relay.concurrency)
-        result = await anyio.to_thread.run_sync(deliver, message, limiter=self._limiter)
-        if inspect.isawaitable(result):  # of a plain function that returns a coroutine
+        # In a list: trio refuses a coroutine, which a plain function may return as well.
+        (result,) = await anyio.to_thread.run_sync(lambda: [deliver(message)], limiter=self._limiter)
+        if inspect.isawaitable(result):
             await result
 
     def _judge(self, message: Message, error: Exception) -> Settlement:
@@ -271,7 +272,7 @@ class Shift:
             await self._write_down(batch)
 
     async def _write_down(self, batch: list[Settlement]) -> None:
-        outbox = self.relay.outbox
+        outbox, began = self.relay.outbox, self.runtime.now()
         failures = 0
         mine: set[int] | None = None
         while mine is None:
@@ -281,6 +282,9 @@ class Shift:
             except Exception as error:  # noqa: BLE001 - stores are anybody's; what they raise is logged
                 _log.warning("%r: outcomes could not be written down: %r", outbox, error)
                 failures += 1
+                if self.until_idle and self.runtime.now() - began >= self.relay.lease:
+                    self._failure, mine = error, set()
+                    self.stop()
             if mine is None:
                 await self.runtime.sleep(self._outage(failures))
         for each in batch:

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 from resilient.testing import virtual_time
+from tests.idempotency.billing import Billing
+from tests.idempotency.office import Office
 from tests.idempotency.shop import Shop
 
 
@@ -20,3 +22,13 @@ def run(backend: str) -> Callable[[Callable[[], Awaitable[None]]], None]:
 @pytest.fixture
 def shop(tmp_path: Path) -> Shop:
     return Shop(tmp_path)
+
+
+@pytest.fixture
+def office(tmp_path: Path) -> Office:
+    return Office(tmp_path)
+
+
+@pytest.fixture
+def billing(shop: Shop) -> Billing:
+    return Billing(shop, attempts=3)

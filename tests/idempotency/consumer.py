@@ -10,26 +10,33 @@ import sqlite3
 import sys
 
 import nats
+import psycopg
 from nats.errors import TimeoutError as NatsTimeoutError
 
 from resilient.errors import InProgress
-from resilient.idempotency import Claim, Inbox
+from resilient.idempotency import Claim, Handler, Inbox
 
 LEASE = 0.4
 ACK_WAIT = 0.5
 
 
-async def consume(server: str, path: str, moment: str) -> None:
-    inbox = Inbox(f"sqlite:///{path}", consumer="billing", attempts=3, lease=LEASE)
+def reach(name: str, moment: str) -> None:
+    if name == moment:
+        os.kill(os.getpid(), signal.SIGKILL)
 
-    def reach(name: str) -> None:
-        if name == moment:
-            os.kill(os.getpid(), signal.SIGKILL)
+
+def make_handler(url: str, moment: str) -> Handler:
+    inbox = Inbox(url, consumer="billing", attempts=3, lease=LEASE)
 
     def write(connection: sqlite3.Connection, order: str) -> None:
         connection.execute("INSERT INTO orders VALUES (?, 1)", (order,))
-        reach("in the middle of the effect")
+        reach("in the middle of the effect", moment)
         connection.execute("INSERT INTO orders VALUES (?, 2)", (order,))
+
+    async def write_async(connection: psycopg.AsyncConnection, order: str) -> None:
+        await connection.execute("INSERT INTO orders VALUES (%s, 1)", (order,))
+        reach("in the middle of the effect", moment)
+        await connection.execute("INSERT INTO orders VALUES (%s, 2)", (order,))
 
     @inbox.handler
     async def bill(claim: Claim, payload: bytes) -> None:
@@ -38,10 +45,15 @@ async def consume(server: str, path: str, moment: str) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
         if order == "unreadable":
             raise ValueError("unreadable")
-        reach("before the effect")
-        await claim.run(write, order)
-        reach("after the effect, before the commit")
+        reach("before the effect", moment)
+        await claim.run(write if url.startswith("sqlite") else write_async, order)
+        reach("after the effect, before the commit", moment)
 
+    return bill
+
+
+async def consume(server: str, url: str, moment: str) -> None:
+    bill = make_handler(url, moment)
     connection = await nats.connect(server)
     subscription = await connection.jetstream().pull_subscribe("orders", durable="billing", stream="ORDERS")
     while True:
@@ -56,7 +68,7 @@ async def consume(server: str, path: str, moment: str) -> None:
         except ValueError:
             await message.nak(delay=0.01)
         else:
-            reach("after the commit, before the acknowledgement")
+            reach("after the commit, before the acknowledgement", moment)
             await message.ack()
             print(receipt, message.data.decode(), flush=True)
 

@@ -12,7 +12,8 @@ import anyio
 from resilient.idempotency import Message, Outbox, Relay
 from resilient.machines.backoff import Backoff
 
-LEASE = 0.5
+LEASE = 1.0
+"""Long enough that a busy machine does not look like a relay that stands still."""
 PATIENCE = 0.3
 """Seconds after which a delivery counts as failed."""
 

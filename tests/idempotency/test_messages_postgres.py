@@ -17,6 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from sqlalchemy.orm import Session
 
 from resilient.backends.outbox import Settlement
+from resilient.backends.postgres import PostgresStore
 from resilient.errors import KeyReused, StoreUnavailable
 from resilient.idempotency import BlockingClaim, Claim, Inbox, Message, Outbox, Receipt, Relay, connect, once
 from tests.servers.postgres import Postgres
@@ -225,6 +226,16 @@ def test_a_claim_sends_its_message_once(postgres_url: str, backend: str) -> None
         await store.close()
 
     anyio.run(main, backend=backend)
+
+
+def test_tables_that_may_not_be_made_are_asked_for(postgres_url: str) -> None:
+    store = PostgresStore(postgres_url, migrate=False)
+    with psycopg.connect(postgres_url) as connection:
+        with pytest.raises(StoreUnavailable, match=r"its outbox_messages have version 0.*resilient store migrate"):
+            Outbox(store).add(connection, "mail", {})
+        with pytest.raises(StoreUnavailable, match=r"its inbox_records have version 0.*resilient store migrate"):
+            Inbox(store, consumer="billing").advance(connection, "s", 1)
+    store.blocking.close()
 
 
 def bills(url: str) -> list[str]:

@@ -110,7 +110,7 @@ def test_a_link_to_the_database_is_the_database(path: Path, outbox: Outbox) -> N
 def test_tables_of_a_newer_release_are_left_alone(path: Path, outbox: Outbox) -> None:
     outbox.blocking.stats()
     with closing(sqlite3.connect(path)) as connection:
-        connection.execute("UPDATE resilient_schema SET version = 99 WHERE tables = 'outbox'")
+        connection.execute("UPDATE resilient_schema SET version = 99 WHERE tables = 'outbox_messages'")
         with pytest.raises(StoreUnavailable, match="version 99"):
             outbox.add(connection, "mail", {})
 
@@ -142,8 +142,8 @@ def test_a_connection_that_is_none_is_refused(outbox: Outbox) -> None:
         outbox.add(Later(), "mail", {})
     with pytest.raises(TypeError, match=r"connection=.*object"):
         outbox.add(object(), "mail", {})
-    with pytest.raises(TypeError, match="is not asynchronous"):
-        anyio.run(outbox.add_async, sqlite3.connect(":memory:"), "mail", {})
+    with closing(sqlite3.connect(":memory:")) as connection, pytest.raises(TypeError, match="is not asynchronous"):
+        anyio.run(outbox.add_async, connection, "mail", {})
 
 
 @pytest.mark.parametrize(

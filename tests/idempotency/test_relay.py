@@ -2,78 +2,20 @@
 
 from __future__ import annotations
 
-import itertools
 import sqlite3
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import anyio
 import pytest
 
-from resilient.backends.faces import DirectStore
 from resilient.context import current_runtime, surroundings, use_runtime
-from resilient.errors import CircuitOpen, InProgress, StoreUnavailable
+from resilient.errors import CircuitOpen, InProgress
 from resilient.events import DeliveryFailed, Event, MessageParked
 from resilient.idempotency import Message, Outbox, Relay
 from resilient.machines.backoff import Backoff
 from resilient.runtime import Runtime
-from resilient.testing.cancellation import for_each_cancellation
-from tests.contract.stores import clocked_sqlite
-from tests.idempotency.shop import Slow
-
-SECOND = Backoff(base=1.0, cap=1.0)
-
-
-class Office:
-    """An outbox in virtual time, and a receiver that notes what it gets."""
-
-    def __init__(self, folder: Path, face: type[DirectStore] = Slow) -> None:
-        self.path = folder / "office.db"
-        self.outbox = Outbox(face(clocked_sqlite(self.path, lambda: current_runtime().wall())))
-        self.got: list[str] = []
-        self.times: list[float] = []
-        self.now = 0
-        self.most = 0
-        self.takes = 0.0
-
-    def connect(self) -> sqlite3.Connection:
-        connection = sqlite3.connect(self.path)
-        connection.create_function("test_clock", 0, lambda: round(current_runtime().wall() * 1000))
-        return connection
-
-    def add(self, *keys: str, **fields: Any) -> None:
-        connection = self.connect()
-        with connection:
-            for key in keys:
-                self.outbox.add(connection, "mail", {"key": key}, key=key, **fields)
-        connection.close()
-
-    async def deliver(self, message: Message) -> None:
-        self.got.append(message.key)
-        self.times.append(current_runtime().now())
-        self.now += 1
-        self.most = max(self.most, self.now)
-        try:
-            await current_runtime().sleep(self.takes)
-        finally:
-            self.now -= 1
-
-    def relay(self, deliver: Any = None, **terms: Any) -> Relay:
-        return Relay(self.outbox, deliver or self.deliver, **terms)
-
-
-@pytest.fixture
-def office(tmp_path: Path) -> Office:
-    return Office(tmp_path)
-
-
-async def run_for(seconds: float, *relays: Relay) -> None:
-    """Let relays work for a while, and end them."""
-    with anyio.move_on_after(seconds):
-        async with anyio.create_task_group() as group:
-            for relay in relays:
-                group.start_soon(relay.run)
+from tests.idempotency.office import SECOND, Office, run_for
 
 
 def test_every_message_is_delivered(run, office: Office) -> None:
@@ -273,158 +215,6 @@ def test_a_delivery_inherits_its_deadline_and_nothing_of_the_caller(run, office:
     run(main)
 
 
-def test_a_long_delivery_keeps_its_lease(run, office: Office) -> None:
-    async def main() -> None:
-        office.takes = 100.0
-        office.add("a")
-        relays = [office.relay(lease=3.0, timeout=200.0) for _ in range(3)]
-        await run_for(110, *relays)
-        assert office.got == ["a"]
-        assert (await office.outbox.stats()).delivered == 1
-
-    run(main)
-
-
-def test_two_relays_share_the_work_and_never_a_message(run, office: Office) -> None:
-    async def main() -> None:
-        office.takes = 1.0
-        office.add(*map(str, range(40)))
-        await run_for(60, office.relay(concurrency=2), office.relay(concurrency=2))
-        assert sorted(office.got) == sorted(map(str, range(40)))
-        assert office.most == 4
-
-    run(main)
-
-
-class Outage:
-    """Makes an outbox fail as long as it is down."""
-
-    def __init__(self, office: Office, *steps: str) -> None:
-        self.down = True
-        self.asked: list[float] = []
-        for step in steps:
-            setattr(office.outbox.blocking, step, self.wrap(getattr(office.outbox.blocking, step)))
-
-    def wrap(self, step: Callable[..., Any]) -> Callable[..., Any]:
-        def asked(*args: Any, **kwargs: Any) -> Any:
-            if self.down:
-                self.asked.append(current_runtime().now())
-                raise StoreUnavailable("unplugged")
-            return step(*args, **kwargs)
-
-        return asked
-
-
-def test_a_database_that_fails_is_asked_again_ever_more_seldom(run, office: Office) -> None:
-    async def main() -> None:
-        office.add("a")
-        outage = Outage(office, "claim")
-        relay = office.relay()
-        async with anyio.create_task_group() as group:
-            group.start_soon(relay.run)
-            await current_runtime().sleep(300)
-            assert 60 < len(outage.asked) < 200
-            assert all(later - earlier >= 0.05 for earlier, later in itertools.pairwise(outage.asked))
-            for _ in range(100):
-                relay.wake()  # whatever wakes it: it does not ask more often
-                await current_runtime().sleep(0.001)
-            assert len(outage.asked) < 202
-            outage.down = False
-            await current_runtime().sleep(6)
-            assert office.got == ["a"]
-            relay.stop()
-
-    run(main)
-
-
-def test_an_outage_is_an_error_for_whoever_flushes(run, office: Office) -> None:
-    async def main() -> None:
-        Outage(office, "claim")
-        with pytest.raises(StoreUnavailable, match="unplugged"):
-            await office.relay().flush()
-
-    run(main)
-
-
-def test_an_outcome_is_written_down_when_the_database_is_back(run, office: Office) -> None:
-    async def main() -> None:
-        office.add("a", "b")
-        outage = Outage(office, "settle", "renew", "claim")
-        outage.down = False
-        relay = office.relay(lease=5.0)
-        async with anyio.create_task_group() as group:
-            group.start_soon(relay.run)
-            await current_runtime().sleep(0.025)
-            outage.down = True
-            await current_runtime().sleep(60)
-            assert sorted(office.got) == ["a", "b"]
-            outage.down = False
-            await current_runtime().sleep(10)
-            assert sorted(office.got) == ["a", "b"]
-            assert (await office.outbox.stats()).delivered == 2
-            relay.stop()
-
-    run(main)
-
-
-def test_a_delivery_ends_with_its_lease_when_nobody_can_renew_it(run, office: Office) -> None:
-    async def main() -> None:
-        office.takes = 1000.0
-        office.add("a")
-        Outage(office, "renew")
-        async with anyio.create_task_group() as group:
-            relay = office.relay(lease=3.0, timeout=500.0, attempts=100)
-            started = current_runtime().now()
-            group.start_soon(relay.run)
-            await current_runtime().sleep(2.9)
-            assert office.now == 1
-            await current_runtime().sleep(17)
-            assert office.most == 1  # the next one begins after this one has ended
-            gaps = [later - earlier for earlier, later in itertools.pairwise([started, *office.times])]
-            assert len(office.times) > 4
-            assert all(gap > 2.99 for gap in gaps[1:])
-            relay.stop()
-
-    run(main)
-
-
-def test_a_relay_that_is_stopped_lets_deliveries_come_to_their_end(run, office: Office) -> None:
-    async def main() -> None:
-        office.takes = 3.0
-        office.add("a", "b", "c")
-        async with anyio.create_task_group() as group:
-            relay = office.relay(concurrency=2, drain=5.0)
-            group.start_soon(relay.run)
-            await current_runtime().sleep(1)
-            relay.stop()
-        stats = await office.outbox.stats()
-        assert (stats.delivered, stats.pending, stats.in_flight) == (2, 1, 0)
-        assert office.now == 0
-
-    run(main)
-
-
-@pytest.mark.parametrize("drain", [0.0, 2.0])
-def test_what_does_not_end_in_time_is_given_back_at_once_and_not_counted(run, office: Office, drain: float) -> None:
-    async def main() -> None:
-        office.takes = 1000.0
-        office.add("a")
-        started = current_runtime().now()
-        await run_for(1, office.relay(timeout=500.0, drain=drain, lease=100.0))
-        assert drain <= current_runtime().now() - started - 1 < drain + 0.2
-        assert office.now == 0
-        office.takes = 0.0
-        seen: list[int] = []
-
-        async def deliver(message: Message) -> None:
-            seen.append(message.attempt)
-
-        assert await office.relay(deliver).flush() == 1
-        assert seen == [1]
-
-    run(main)
-
-
 def test_listeners_are_told(tmp_path: Path, run) -> None:
     told: list[Event] = []
 
@@ -447,39 +237,6 @@ def test_listeners_are_told(tmp_path: Path, run) -> None:
     assert (parked.name, parked.key, parked.attempt, parked.reason) == ("mail", "a", 2, "ConnectionError: no")
 
 
-def test_a_cancelled_relay_leaves_every_message_delivered_or_free(tmp_path: Path, backend: str) -> None:
-    numbers = itertools.count()
-
-    def fresh() -> Office:
-        folder = tmp_path / str(next(numbers))
-        folder.mkdir()
-        office = Office(folder)
-        office.takes = 0.05
-        office.add("a", "b", group="g")
-        office.add("c")
-        return office
-
-    async def scenario(office: Office) -> None:
-        relay = office.relay(lease=3000.0, drain=0.02)
-        await relay.flush()
-
-    async def check(office: Office) -> None:
-        await current_runtime().sleep(3)
-        assert office.now == 0
-        stats = await office.outbox.stats()
-        assert stats.in_flight == 0
-        before = list(office.got)
-        with anyio.fail_after(60):
-            delivered = await office.relay().flush()
-        assert delivered + stats.delivered == 3
-        assert {"a", "b", "c"} == set(office.got)
-        order = [key for key in office.got if key in "ab"]
-        assert order == sorted(order)
-        assert len(office.got) - len(before) == delivered
-
-    assert for_each_cancellation(fresh, scenario=scenario, check=check, backend=backend) > 20
-
-
 def test_a_plain_function_delivers_in_threads(tmp_path: Path, backend: str) -> None:
     got: list[str] = []
     connection = sqlite3.connect(tmp_path / "shop.db")
@@ -498,6 +255,17 @@ def test_a_plain_function_delivers_in_threads(tmp_path: Path, backend: str) -> N
 
     assert anyio.run(main, backend=backend) == 10
     assert got == [str(number) for number in range(10)]
+
+
+def test_a_plain_function_may_return_a_coroutine(tmp_path: Path, backend: str) -> None:
+    office = Office(tmp_path)
+    office.add("a")
+
+    def deliver(message: Message) -> object:
+        return office.deliver(message)
+
+    assert anyio.run(office.relay(deliver).flush, backend=backend) == 1
+    assert office.got == ["a"]
 
 
 @pytest.mark.parametrize(

@@ -10,13 +10,13 @@ from resilient.backends.outbox import Plan, Statement
 from resilient.backends.postgres.database import Database, Work
 from resilient.waiting import drive
 
-__all__ = ["BlockingPostgresInbox"]
+__all__ = ["MIGRATIONS", "BlockingPostgresInbox"]
 
 _SWEEP = 8
 """How many forgotten failures each new one removes: more than it adds."""
 _DIED = "no consumer that processed it survived"
 
-_MIGRATIONS = (
+MIGRATIONS = (
     (
         """
         CREATE TABLE resilient_inbox_positions (
@@ -90,7 +90,7 @@ class BlockingPostgresInbox:
     """The inbox in `database`; `clock` is its expression for now."""
 
     def __init__(self, database: Database, clock: str) -> None:
-        mine = database.sibling(tables="inbox", migrations=_MIGRATIONS)
+        mine = database.sibling(tables="inbox_records", migrations=MIGRATIONS)
         self._work = Work(mine, mine.threads)
         self._clock = clock
 

@@ -18,8 +18,10 @@ from resilient.backends.postgres.sessions import Session
 from resilient.errors import KeyReused
 from resilient.waiting import drive
 
-__all__ = ["BlockingPostgresOutbox"]
+__all__ = ["MIGRATIONS", "BlockingPostgresOutbox"]
 
+_LOOK_FURTHER = 512
+"""Due messages looked at in one transaction, where the first ones were all behind others of their groups."""
 _SWEEP = 2
 """Messages removed for each one settled: more than are added."""
 _NO_SURVIVOR = "no relay that delivered it survived"
@@ -28,7 +30,7 @@ _GROUPS = 0x7265_7369_6F75_7462
 _ROUNDS = 8
 """How often an add looks again after a message with its key was forgotten in a moment."""
 
-_MIGRATIONS = (
+MIGRATIONS = (
     (
         # `due_at` of a leased message is the end of its lease; `settled_at` is set when it is delivered or discarded.
         """
@@ -81,9 +83,11 @@ _DUE = """
     WHERE m.state = 'pending' AND m.due_at <= {clock} AND (%s::text[] IS NULL OR m.topic = ANY(%s::text[]))
 """
 _TAKE = """
-    WITH due AS (
-        SELECT m.id, m.attempts >= %s AS spent, m.in_group IS NOT NULL AND m.id <> {first} AS behind
-        FROM resilient_outbox AS m WHERE m.id = ANY(%s::bigint[])
+    WITH seen AS (
+        SELECT m.id, l.place, m.attempts >= %s AS spent, m.in_group IS NOT NULL AND m.id <> {first} AS behind
+        FROM unnest(%s::bigint[]) WITH ORDINALITY AS l (id, place) JOIN resilient_outbox AS m ON m.id = l.id
+    ), due AS (
+        SELECT s.*, count(*) FILTER (WHERE NOT s.spent AND NOT s.behind) OVER (ORDER BY s.place) AS rank FROM seen AS s
     ), waiting AS (
         UPDATE resilient_outbox AS m SET state = 'waiting' FROM due WHERE m.id = due.id AND due.behind
     ), parked AS (
@@ -92,7 +96,7 @@ _TAKE = """
     ), claimed AS (
         UPDATE resilient_outbox AS m
         SET attempts = m.attempts + 1, fence = m.fence + 1, owner = %s, due_at = {clock} + %s * interval '1 second'
-        FROM due WHERE m.id = due.id AND NOT due.spent AND NOT due.behind RETURNING {columns}
+        FROM due WHERE m.id = due.id AND NOT due.spent AND NOT due.behind AND due.rank <= %s RETURNING {columns}
     )
     SELECT true, claimed.* FROM claimed UNION ALL SELECT false, parked.* FROM parked ORDER BY 2
 """
@@ -141,7 +145,7 @@ class BlockingPostgresOutbox:
     """The outbox in `database`; `clock` is its expression for now."""
 
     def __init__(self, database: Database, clock: str, *, keep: float) -> None:
-        mine = database.sibling(tables="outbox", migrations=_MIGRATIONS)
+        mine = database.sibling(tables="outbox_messages", migrations=MIGRATIONS)
         self._work = Work(mine, mine.threads)
         self._clock = clock
         self._keep = keep
@@ -181,17 +185,19 @@ class BlockingPostgresOutbox:
         columns = self._sql(_COLUMNS)
         take = f"{_TAKE.format(first=_FIRST, columns=columns, clock=self._clock)}; COMMIT"
 
-        async def round_(session: Session) -> int:
-            ids = [number for (number,) in await session.run(lock, wanted, wanted, limit)]
-            for fresh, *columns in await session.run(take, attempts, ids, _NO_SURVIVOR, owner, lease):
+        async def take_some(session: Session) -> int:
+            ids = [number for (number,) in await session.run(lock, wanted, wanted, most)]
+            for fresh, *columns in await session.run(take, attempts, ids, _NO_SURVIVOR, owner, lease, limit):
                 (claimed.messages if fresh else claimed.parked).append(_read_message(columns))
             return len(ids)
 
         # To look needs no lock, and so no transaction.
         found = len(drive(self._work.run(look, wanted, wanted)))
+        most = limit  # others may have the rest
         while found and not claimed.messages:
             # Not repeated when its connection breaks: it may have been committed.
-            found = drive(self._work.repeat(round_, broken=False))
+            found = drive(self._work.repeat(take_some, broken=False))
+            most = max(limit, _LOOK_FURTHER)
         return claimed
 
     def renew(self, messages: Sequence[Message], *, lease: float) -> set[int]:

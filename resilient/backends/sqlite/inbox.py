@@ -83,7 +83,7 @@ class BlockingSQLiteInbox:
     """The inbox in the file of `database`; `clock` is its expression for now, in milliseconds."""
 
     def __init__(self, database: Database, clock: str) -> None:
-        self._database = database.sibling(tables="inbox", migrations=_MIGRATIONS)
+        self._database = database.sibling(tables="inbox_records", migrations=_MIGRATIONS)
         self._clock = clock
 
     def prepare(self) -> None:

@@ -22,8 +22,9 @@ from resilient.errors import KeyReused
 
 __all__ = ["BlockingSQLiteOutbox"]
 
-_LOOK = 64
-"""Due messages looked at in one transaction: it stays short, whatever waits behind others of its group."""
+_LOOK, _LOOK_FURTHER = 64, 512
+"""Due messages looked at in one transaction: in the first one, and where those were all behind others of their groups.
+It stays short, however many there are."""
 _SWEEP = 2
 """Messages removed for each one settled: more than are added."""
 _NO_SURVIVOR = "no relay that delivered it survived"
@@ -83,7 +84,7 @@ class BlockingSQLiteOutbox:
     """The outbox in the file of `database`; `clock` is its expression for now, in milliseconds."""
 
     def __init__(self, database: Database, clock: str, *, keep: float) -> None:
-        self._database = database.sibling(tables="outbox", migrations=_MIGRATIONS)
+        self._database = database.sibling(tables="outbox_messages", migrations=_MIGRATIONS)
         self._clock = clock
         self._keep = _ms(keep)
 
@@ -111,14 +112,15 @@ class BlockingSQLiteOutbox:
         claimed = Claimed([], [])
         # To look needs no lock.
         with self._database.read() as connection:
-            found = len(self._due(connection, topics, 1))
+            found = bool(self._due(connection, topics, 1))
+        most = _LOOK
         while found and not claimed.messages:
             with self._database.write() as connection:
-                due = self._due(connection, topics, _LOOK)
+                due = self._due(connection, topics, most)
                 for row in due:
                     if len(claimed.messages) < limit:
                         self._take(connection, row, owner, lease, attempts, claimed)
-            found = len(due) == _LOOK
+            found, most = len(due) == most, _LOOK_FURTHER
         return claimed
 
     def renew(self, messages: Sequence[Message], *, lease: float) -> set[int]:
