@@ -12,7 +12,7 @@ export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test check lint types imports docs examples bench peers lab golden lock clean
+.PHONY: help demo test check lint types imports docs examples bench peers lab torture golden lock clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -24,9 +24,11 @@ test: check ## Everything that CI runs: the checks, then the tests with their co
 	$(BIN)/python -m tests.servers.chromium # installs it where there is none
 	$(BIN)/python -m tests.servers.dnsmasq # likewise
 	$(BIN)/python -m tests.servers.etcd # likewise, into a cache
+	$(BIN)/python -m tests.servers.faketime
 	$(BIN)/python -m tests.servers.valkey
 	$(BIN)/python -m tests.servers.zookeeper
 	$(BIN)/python -m tests.servers.postgres
+	$(BIN)/python -m tests.servers.pgbouncer # likewise
 	$(BIN)/pytest -n 2 --cov --cov-report=term
 	$(BIN)/coverage report --include='resilient/machines/*' --fail-under=100
 
@@ -56,6 +58,7 @@ bench: $(BENCH)/.bench ## Measure the overhead of a call, ours and our peers', o
 	$(BENCH)/bin/python -m benchmarks.discovery
 	$(BENCH)/bin/python -m benchmarks.balancing
 	$(BENCH)/bin/python -m benchmarks.intents
+	$(BENCH)/bin/python -m benchmarks.idempotency
 
 peers: .venv-peers/.peers ## Ask the other idempotency libraries what ours is asked; write the page
 	.venv-peers/bin/python -m benchmarks.idempotency_peers --markdown --json benchmarks/results/idempotency-peers.json > benchmarks/results/idempotency-peers.md
@@ -63,6 +66,10 @@ peers: .venv-peers/.peers ## Ask the other idempotency libraries what ours is as
 lab: $(VENV)/.dev ## Play every scenario of the lab with ten seeds; check bands, simulator and golden report
 	$(BIN)/python -m resilient.lab.theory
 	$(BIN)/python -m benchmarks.lab_suite --page site-lab/report.html
+
+torture: $(VENV)/.dev ## Torment every store in every mode for eight minutes, and write down what became of effects and replies
+	$(BIN)/python -m tests.torture --write
+	$(BIN)/python -m tests.asgi.large --mib 1024
 
 golden: $(VENV)/.dev ## Write the lab's golden report, its catalogue, the check of its simulator and the defaults' tables anew
 	$(BIN)/python -m resilient.lab.theory --markdown > benchmarks/results/theory.md

@@ -18,6 +18,8 @@ from sybil.evaluators.python import PythonEvaluator
 from sybil.example import NotEvaluated
 from sybil.parsers.markdown.lexers import RawFencedCodeBlockLexer
 
+from tests.servers.sharing import end_all, shared
+
 # Whatever follows the language (a title, marked lines) does not keep a block from being run.
 _find_blocks = RawFencedCodeBlockLexer(re.compile(r"py(thon)?\b[^\n]*\n"))
 _run = PythonEvaluator()
@@ -51,9 +53,23 @@ def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
 
+@pytest.fixture
+def servers(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What an example finds in its environment: real servers, for documents that name them."""
+    if "REDIS_URL" in request.node.example.document.text:
+        from tests.servers.valkey import Valkey
+
+        monkeypatch.setenv("REDIS_URL", shared(Valkey).url)
+
+
+def pytest_sessionfinish() -> None:
+    """Leave no server behind."""
+    end_all()
+
+
 pytest_collect_file = _Examples(
     parsers=[_parse],
     document_types={".py": _Docstrings},
     setup=_as_program,
-    fixtures=["empty_folder"],
+    fixtures=["empty_folder", "servers"],
 ).pytest()

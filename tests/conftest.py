@@ -8,7 +8,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from tests.servers.postgres import Postgres
-from tests.servers.sharing import end_all, shared
+from tests.servers.sharing import shared
 from tests.servers.valkey import Valkey
 
 # A shell lets what it runs in the background ignore Ctrl-C, and so would every process that a test interrupts.
@@ -43,8 +43,3 @@ def postgres_url(postgres: Postgres) -> str:
 def valkey() -> Valkey:
     """A server that every test of this process uses: take keys of your own."""
     return shared(Valkey)
-
-
-def pytest_sessionfinish() -> None:
-    """Leave no server behind."""
-    end_all()

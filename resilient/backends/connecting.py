@@ -21,13 +21,13 @@ def connect(url: str) -> Store:
         A new store in this process's memory. Options: `max_records`.
     `sqlite:///orders.db`, `sqlite:////var/lib/orders.db`
         A file, relative to the working directory (three slashes) or absolute (four). Options: `busy_timeout`,
-        `threads`.
-    `redis://host:port/0`, `rediss://` over TLS, `valkey://`, `valkeys://`, `unix:///path/of/socket`
-        Redis or Valkey; `user:password@` before the host. Options: `tag`, `connections`, `timeout`, `allow_eviction`,
-        `replicas`, `wait`, `database` (for `unix://`), `certificates`, `certificate`, `key`.
+        `threads`, `migrate=false`.
     `postgresql://user@host/orders`
         A database, as libpq reads it, with the options that libpq knows. Ours: `pool_size`, `timeout`, `lock_timeout`,
         `migrate=false`. Takes the extra `postgres`.
+    `redis://host:port/0`, `rediss://` over TLS, `valkey://`, `valkeys://`, `unix:///path/of/socket`
+        Redis or Valkey; `user:password@` before the host. Options: `tag`, `connections`, `timeout`, `allow_eviction`,
+        `replicas`, `wait`, `database` (for `unix://`), `certificates`, `certificate`, `key`.
 
     Options are query arguments: `sqlite:///orders.db?busy_timeout=2`. Raises `ValueError` for a URL that names no
     store, or an option that it does not have.
@@ -58,8 +58,24 @@ def _sqlite(parts: SplitResult, options: dict[str, str]) -> Store:
     if parts.netloc or not path:
         raise ValueError(f"store={parts.geturl()!r}: write sqlite:///relative.db or sqlite:////absolute.db")
     return SQLiteStore(
-        path, busy_timeout=_take(options, "busy_timeout", float, 5.0), threads=_take(options, "threads", int, 8)
+        path,
+        busy_timeout=_take(options, "busy_timeout", float, 5.0),
+        threads=_take(options, "threads", int, 8),
+        migrate=_take_flag(options, "migrate", default=True),
     )
+
+
+def _postgres(parts: SplitResult, options: dict[str, str]) -> Store:
+    from resilient.backends.postgres import PostgresStore
+
+    pool_size = _take(options, "pool_size", int, 10)
+    timeout = _take(options, "timeout", float, 5.0)
+    lock_timeout = _take(options, "lock_timeout", float, 0.5)
+    migrate = _take_flag(options, "migrate", default=True)
+    rest = f"?{urlencode(options, quote_via=quote)}" if options else ""
+    options.clear()  # libpq's, which names what it does not know
+    url = f"postgresql://{parts.netloc}{parts.path}{rest}"
+    return PostgresStore(url, pool_size=pool_size, timeout=timeout, lock_timeout=lock_timeout, migrate=migrate)
 
 
 def _redis(parts: SplitResult, options: dict[str, str]) -> Store:
@@ -85,19 +101,6 @@ def _shown(parts: SplitResult) -> str:
     if parts.password is None:
         return parts.geturl()
     return parts._replace(netloc=f"{parts.username or ''}:***@{parts.netloc.rpartition('@')[2]}").geturl()
-
-
-def _postgres(parts: SplitResult, options: dict[str, str]) -> Store:
-    from resilient.backends.postgres import PostgresStore
-
-    pool_size = _take(options, "pool_size", int, 10)
-    timeout = _take(options, "timeout", float, 5.0)
-    lock_timeout = _take(options, "lock_timeout", float, 0.5)
-    migrate = _take_flag(options, "migrate", default=True)
-    rest = f"?{urlencode(options, quote_via=quote)}" if options else ""
-    options.clear()  # libpq's, which names what it does not know
-    url = f"postgresql://{parts.netloc}{parts.path}{rest}"
-    return PostgresStore(url, pool_size=pool_size, timeout=timeout, lock_timeout=lock_timeout, migrate=migrate)
 
 
 def _take(options: dict[str, str], name: str, kind: Callable[[str], N], default: N) -> N:

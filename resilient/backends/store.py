@@ -65,6 +65,7 @@ __all__ = [
     "Record",
     "Replay",
     "Run",
+    "Schema",
     "Stats",
     "Store",
     "Transaction",
@@ -210,6 +211,18 @@ class BlockingTransaction(Protocol):
         ...
 
 
+class Schema(Protocol):
+    """The tables of a store, which has them as `BlockingStore.schema` where it makes them itself."""
+
+    def statements(self) -> list[str]:
+        """What makes the tables in an empty database."""
+        ...
+
+    def migrate(self) -> list[str]:
+        """Make the tables, or bring them up to date, whatever the store was told; return what was run."""
+        ...
+
+
 class BlockingOpenTransaction(BlockingTransaction, Protocol):
     """A transaction that holds the claim as well. See `OpenTransaction`."""
 
@@ -308,7 +321,8 @@ class Transaction(Protocol):
     async def commit(self, result: bytes | None, *, ttl: float) -> bool:
         """Record `result` and commit it together with the effect.
 
-        False when the transaction had been undone before: then nothing of the effect is left.
+        False when the transaction had been undone before: then nothing of the effect is left. Raises `LeaseLost` when
+        somebody else took over while it was open, which is possible where it keeps nobody waiting.
         """
         ...
 

@@ -12,6 +12,7 @@ from resilient.cli.demo import demo
 from resilient.cli.discover import discover
 from resilient.cli.lab import lab
 from resilient.cli.messages import inbox, outbox
+from resilient.cli.store import store
 
 __all__ = ["app"]
 
@@ -26,6 +27,7 @@ lab.command()(calibrate)
 app.add_typer(lab, name="lab")
 app.add_typer(outbox, name="outbox")
 app.add_typer(inbox, name="inbox")
+app.add_typer(store, name="store")
 
 
 def _show_version(wanted: bool) -> None:  # noqa: FBT001 - as typer calls it

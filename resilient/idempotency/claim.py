@@ -72,7 +72,8 @@ class _AnyClaim:
     def connection(self) -> Any:
         """The store's own connection, inside the transaction that also commits the record.
 
-        With SQLite a `sqlite3.Connection`. Committing it is not for the handler. Raises `RuntimeError` outside a
+        With SQLite a `sqlite3.Connection`, with PostgreSQL a `psycopg.AsyncConnection` on asyncio and a
+        `psycopg.Connection` elsewhere. Committing it is not for the handler. Raises `RuntimeError` outside a
         block of `transaction()`.
         """
         return self._execution.connection
@@ -159,7 +160,8 @@ class Claim(_AnyClaim):
     async def save(self, point: str, data: Any = None) -> None:
         """Save how far the work has come: whoever takes over finds `recovery_point` and `recovery_data`.
 
-        `data` is what JSON can say. Raises `LeaseLost` when somebody else has taken over, and `StoreUnavailable`.
+        `data` is what JSON can say. Raises `LeaseLost` when somebody else has taken over, `StoreUnavailable`, and
+        `RuntimeError` where claim and effect are one commit: `resumable=True` makes them two.
         """
         await self._execution.save(point, None if data is None else json.dumps(data).encode())
 

@@ -220,6 +220,9 @@ class Execution:
                     recorded = await self._record(transaction, result)
             except StoreUnavailable as error:
                 problem = error
+            except LeaseLost:
+                self._lose()
+                raise
             if recorded or (problem is not None and await self._was_recorded()):
                 self.account.tell(ResultRecorded, fence=self.run.fence, kept=kept and result is not None)
                 return

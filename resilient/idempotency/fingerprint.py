@@ -27,11 +27,10 @@ _SAID_BY_STR = {
 
 def digest(fields: Iterable[bytes]) -> bytes:
     """Return SHA-256 over the fields, each preceded by its length: no two lists of fields read the same."""
-    state = hashlib.sha256(_VERSION)
+    parts = [_VERSION]
     for part in fields:
-        state.update(len(part).to_bytes(8, "big"))
-        state.update(part)
-    return state.digest()
+        parts += (len(part).to_bytes(8, "big"), part)
+    return hashlib.sha256(b"".join(parts)).digest()
 
 
 def derive_key(*names: str) -> str:

@@ -17,6 +17,7 @@ from resilient.backends.faces import DirectStore
 from resilient.backends.memory import MemoryStore
 from resilient.backends.store import Store
 from resilient.context import detached
+from resilient.idempotency.pacemaker import after
 from resilient.runtime import Runtime
 from resilient.waiting import drive
 
@@ -25,6 +26,8 @@ __all__ = ["Host", "LoopHost", "ThreadHost"]
 T = TypeVar("T")
 
 _log = logging.getLogger("resilient.idempotency")
+
+_USUAL = Runtime()
 
 
 class Host(Protocol):
@@ -116,12 +119,12 @@ class LoopHost:
             await step()
             await run()
 
+        on_asyncio = _on_asyncio()
+        if on_asyncio and runtime.sleep is _USUAL.sleep:  # the loop's timers are as good, and cheaper
+            return _Later(interval, go_on).cancel
         with detached():
-            if _on_asyncio():
-                if runtime.sleep is anyio.sleep:
-                    return _Later(interval, go_on).cancel
-                task = _start(run())
-                return task.cancel
+            if on_asyncio:
+                return _start(run()).cancel
             import trio
 
             scope = trio.CancelScope()
@@ -144,7 +147,8 @@ class _Later:
         self._stop: Callable[[], object] = asyncio.get_running_loop().call_later(seconds, self._begin, run).cancel
 
     def _begin(self, run: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        self._stop = _start(run()).cancel
+        with detached():
+            self._stop = _start(run()).cancel
 
     def cancel(self) -> None:
         """Do not begin, or end."""
@@ -176,17 +180,23 @@ class ThreadHost:
     def repeat(
         self, step: Callable[[], Coroutine[Any, Any, None]], interval: float, runtime: Runtime
     ) -> Callable[[], object]:
-        """Run `step` in a daemon thread."""
+        """Run `step` in a daemon thread. Most executions end before the first time, and never have one."""
         stopped = threading.Event()
 
         def run() -> None:
-            while not stopped.wait(interval):
+            while not stopped.is_set():
                 drive(step())
+                stopped.wait(interval)
 
         with detached():
             context = copy_context()
-        threading.Thread(target=context.run, args=(run,), name="resilient heartbeat", daemon=True).start()
-        return stopped.set
+        cancel = after(interval, lambda: context.run(run))
+
+        def stop() -> None:
+            stopped.set()
+            cancel()
+
+        return stop
 
 
 @final

@@ -223,6 +223,22 @@ def test_after_its_request_a_body_cannot_be_read(run) -> None:
     run(main)
 
 
+def test_a_step_that_outlived_its_request_opens_no_file(run) -> None:
+    """A thread that was about to write when its caller was cancelled finds that it is too late."""
+
+    async def main() -> None:
+        before = open_files()
+        body = await Body.read(make_scope(), Client(b"x" * 5000).receive, memory=1000, limit=5000)
+        assert body is not None
+        await body.close()
+        body._file = None
+        body._write(b"late")
+        body._rewind()
+        assert open_files() == before
+
+    run(main)
+
+
 def test_tiny_chunks_are_held_in_one_piece(run) -> None:
     async def main() -> None:
         client = Client(*[b"ab"] * 1000, b"", b"c")

@@ -52,11 +52,11 @@ class Site:
         self.reached = threading.Event()
         self.go_on = threading.Event()
 
-    def app(self) -> ASGIApp:
+    def app(self, **terms: Any) -> ASGIApp:
         handlers = [self.place, self.place_slowly, self.place_and_stream, self.events, self.much, self.status]
         routes = [Route(f"/{handler.__name__}", handler, methods=["GET", "POST"]) for handler in handlers]
         return IdempotencyMiddleware(
-            Starlette(routes=routes), SQLiteStore(self.shop.path), mode="transactional", max_body=100_000
+            Starlette(routes=routes), SQLiteStore(self.shop.path), mode="transactional", max_body=100_000, **terms
         )
 
     async def order_of(self, request: Request) -> str:
@@ -168,6 +168,23 @@ def test_of_many_duplicates_at_once_one_runs(site: Site, client: httpx.Client) -
     assert {response.status_code for response in responses} <= {201, 409}
     assert site.calls["/place"] == 2
     assert site.shop.orders() == whole("0", "1")
+
+
+@pytest.mark.parametrize("kind", ["uvicorn", "hypercorn on trio"])
+def test_duplicates_that_may_wait_all_get_the_response(site: Site, kind: Kind) -> None:
+    with (
+        served(site.app(wait=PATIENCE), kind) as url,
+        httpx.Client(base_url=url, timeout=PATIENCE) as client,
+        ThreadPoolExecutor(8) as pool,
+    ):
+        waiting = [pool.submit(post, client, "/place_slowly") for _ in range(8)]
+        assert site.reached.wait(PATIENCE)
+        time.sleep(0.05)  # until the others wait
+        site.go_on.set()
+        responses = [one.result() for one in waiting]
+    assert {(response.status_code, response.text) for response in responses} == {(201, "a")}
+    assert sum("idempotency-replayed" in response.headers for response in responses) == 7
+    assert site.calls["/place_slowly"] == 1
 
 
 @pytest.mark.parametrize("status", [204, 303, 402, 500])

@@ -365,7 +365,7 @@ def run_program(program: str, *arguments: str) -> str:
 
 
 FORK = """
-import os, sys
+import gc, os, sys
 from resilient.backends.sqlite import BlockingSQLiteStore
 from resilient.errors import StoreUnavailable
 
@@ -373,6 +373,9 @@ path, close = sys.argv[1], sys.argv[2] == "close"
 parent = BlockingSQLiteStore(path)
 begin = lambda store, key: type(store.begin("s", key, b"", owner="o", lease=30.0, ttl=60.0)).__name__
 begin(parent, "before")
+run = parent.begin("s", "written", b"", owner="o", lease=30.0, ttl=60.0)
+gc.disable()  # the connection of an effect is part of a cycle
+parent.transaction(run).rollback()
 if close:
     parent.close()
 pid = os.fork()

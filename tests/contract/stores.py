@@ -165,10 +165,10 @@ def postgres_shelf(_folder: Path) -> Shelf:
 
 SHELVES: dict[str, Callable[[Path], Shelf]] = {
     "memory": memory_shelf,
+    "postgres": postgres_shelf,
+    "redis": partial(redis_shelf, RedisServer),
     "sqlite": sqlite_shelf,
     "valkey": partial(redis_shelf, Valkey),
-    "redis": partial(redis_shelf, RedisServer),
-    "postgres": postgres_shelf,
 }
 
 

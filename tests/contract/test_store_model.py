@@ -180,5 +180,5 @@ class StoreMachine(RuleBasedStateMachine):
 @pytest.mark.parametrize("kind", sorted(SHELVES.keys() - {"redis"}))
 def test_a_store_does_what_the_model_does(kind: str) -> None:
     machine = type("Machine", (StoreMachine,), {"kind": kind})
-    examples = 50 if kind == "postgres" else 200  # each step is a few round trips
+    examples = {"postgres": 50, "valkey": 100}.get(kind, 200)  # each step is a few round trips
     run_state_machine_as_test(machine, settings=settings(max_examples=examples, stateful_step_count=30, deadline=None))

@@ -259,6 +259,21 @@ def test_a_store_that_fails(run, step: str, told: list[str], error: Exception) -
     run(main)
 
 
+def test_another_error_of_ours_is_no_failure_of_the_store(run) -> None:
+    async def main() -> None:
+        heard: list[Event] = []
+
+        @once(Broken("begin", LeaseLost("elsewhere")), key=lambda: "k", mode="fenced", runtime=listening(heard))
+        async def work(claim: Claim) -> None:
+            return None
+
+        with pytest.raises(LeaseLost, match="elsewhere"):
+            await work()
+        assert heard == []
+
+    run(main)
+
+
 def test_a_record_whose_confirmation_was_lost_counts_as_recorded(run) -> None:
     async def main() -> None:
         heard: list[Event] = []

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import anyio
 import pytest
 
@@ -255,5 +257,28 @@ def test_a_function_can_say_that_it_failed_and_return_all_the_same(run, shop: Sh
     async def main() -> None:
         assert [await work(), await work(), await work()] == [1, 2, 2]
         assert shop.orders() == whole("order 2")
+
+    run(main)
+
+
+def test_heartbeats_keep_the_time_of_the_runtime(run) -> None:
+    """A runtime with a sleep of its own is asked, not the event loop."""
+    slept: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        slept.append(seconds)
+        await anyio.sleep(seconds)
+
+    async def main() -> None:
+        @once(
+            MemoryStore(), key=lambda: "k", mode="fenced", lease=30.0, runtime=replace(current_runtime(), sleep=sleep)
+        )
+        async def work(claim: Claim) -> bool:
+            await anyio.sleep(100)
+            return claim.lost
+
+        assert await work() is False
+        assert slept == [10.0] * len(slept)
+        assert len(slept) >= 10
 
     run(main)

@@ -25,7 +25,7 @@ def shared(kind: type[S]) -> S:
 
 
 def end_all() -> None:
-    """End them: `tests/conftest.py` does."""
+    """End them: the `conftest.py` of the project does."""
     while _running:
         _, server = _running.popitem()
         server.__exit__()

@@ -6,7 +6,8 @@ rule   what it says of each key
 I1     each part of the effect is in the sink at most once, and exactly once if anybody was told of success; a
        transaction leaves all parts or none
 I2     all replies are the same, and what the reply names as the effect is what the sink holds
-I3     only one payload ever began to execute, and the sink holds no other
+I3     only one payload ever began to execute, and the sink holds no other; where claim, effect and record are one
+       commit, an executor that fails leaves no trace, and only what took effect counts
 I4     somebody was answered in the end: with the reply, or in `at_most_once` with `OutcomeUnknown`
 I5     fences are distinct and rise in the order of the beginnings; the executor whose result was recorded began last
 I6     a store from which everything was collected is as small as it was (`remains`)
@@ -89,8 +90,13 @@ class _Key:
     errors: set[str] = field(default_factory=set)
 
 
-def check(events: Iterable[Event], rows: Iterable[Row], *, mode: Mode, finished: bool = True) -> Verdict:
-    """Judge a history. `finished`: everybody came to an end, so that whoever is not answered never will be."""
+def check(
+    events: Iterable[Event], rows: Iterable[Row], *, mode: Mode, finished: bool = True, one_commit: bool = False
+) -> Verdict:
+    """Judge a history.
+
+    `finished`: everybody came to an end, so that whoever is not answered never will be.
+    """
     keys: dict[str, _Key] = defaultdict(_Key)
     errors: Counter[str] = Counter()
     verdict = Verdict()
@@ -113,9 +119,8 @@ def check(events: Iterable[Event], rows: Iterable[Row], *, mode: Mode, finished:
     verdict.errors = dict(errors)
     for name in sorted(keys.keys() | sink.keys()):
         _count(verdict, keys[name], sink[name], mode)
-        verdict.violations += [
-            Violation(rule, name, what) for rule, what in _check_key(keys[name], sink[name], mode, finished=finished)
-        ]
+        broken = _check_key(keys[name], sink[name], mode, finished=finished, one_commit=one_commit)
+        verdict.violations += [Violation(rule, name, what) for rule, what in broken]
     return verdict
 
 
@@ -149,14 +154,18 @@ def _answered(key: _Key, mode: Mode) -> bool:
     return bool(key.replies) or (mode == "at_most_once" and "OutcomeUnknown" in key.errors)
 
 
-def _check_key(key: _Key, rows: list[Row], mode: Mode, *, finished: bool) -> Iterator[tuple[str, str]]:
+def _check_key(
+    key: _Key, rows: list[Row], mode: Mode, *, finished: bool, one_commit: bool
+) -> Iterator[tuple[str, str]]:
     for part, times in sorted(Counter(row.part for row in rows).items()):
         if times > 1:
             yield "I1", f"part {part} is in the sink {times} times"
     if _is_lost(key, rows, mode):
         yield "I1", f"{len(key.replies)} replies, and in the sink {sorted(rows)}"
     yield from _check_replies(key, rows)
-    payloads = {event["payload"] for event in key.begun} | {row.payload for row in rows}
+    payloads = {row.payload for row in rows}
+    if not one_commit:
+        payloads |= {event["payload"] for event in key.begun}
     if len(payloads) > 1:
         yield "I3", f"the payloads {sorted(payloads)} were executed"
     if finished and not _answered(key, mode):

@@ -13,15 +13,21 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from random import Random
-from typing import Any, TypeVar, final
+from typing import Any, TypeVar, cast, final
 
 import anyio
 
 from resilient.backends.store import (
     Answer,
+    BlockingOneCommitStore,
+    BlockingOpened,
+    BlockingOpenTransaction,
     BlockingStore,
     BlockingTransaction,
     Mode,
+    OneCommitStore,
+    Opened,
+    OpenTransaction,
     Record,
     Run,
     Stats,
@@ -152,6 +158,20 @@ class HookedBlocking:
 
 
 @final
+class HookedOneCommitBlocking(HookedBlocking):
+    """The blocking face of a store that can claim inside the effect's transaction."""
+
+    def open(
+        self, scope: str, key: str, fingerprint: bytes, *, owner: str, lease: float, ttl: float
+    ) -> BlockingOpened | Answer:
+        store = cast("BlockingOneCommitStore", self.store)
+        opened = store.open(scope, key, fingerprint, owner=owner, lease=lease, ttl=ttl)
+        if not isinstance(opened, BlockingOpened):
+            return opened
+        self.fate.reach(CLAIMED)
+        return BlockingOpened(opened.run, _BlockingOpenTransaction(opened.transaction, self.fate))
+
+
 class _BlockingTransaction:
     def __init__(self, transaction: BlockingTransaction, fate: Fate) -> None:
         self.transaction, self.fate = transaction, fate
@@ -168,6 +188,12 @@ class _BlockingTransaction:
 
     def rollback(self) -> None:
         self.transaction.rollback()
+
+
+@final
+class _BlockingOpenTransaction(_BlockingTransaction):
+    def undo(self) -> None:
+        cast("BlockingOpenTransaction", self.transaction).undo()
 
 
 def _recorded(fate: Fate, record: Callable[[], bool], undo: Callable[[], object] = lambda: None) -> bool:
@@ -194,7 +220,9 @@ class HookedStore:
 
     @property
     def blocking(self) -> BlockingStore:
-        return HookedBlocking(self.store.blocking, self.fate)
+        store = self.store.blocking
+        able = isinstance(store, BlockingOneCommitStore)
+        return (HookedOneCommitBlocking if able else HookedBlocking)(store, self.fate)
 
     async def begin(
         self, scope: str, key: str, fingerprint: bytes, *, owner: str, lease: float, ttl: float, takeover: bool = True
@@ -203,6 +231,16 @@ class HookedStore:
         if isinstance(answer, Run):
             self.fate.reach(CLAIMED)
         return answer
+
+    async def open(
+        self, scope: str, key: str, fingerprint: bytes, *, owner: str, lease: float, ttl: float
+    ) -> Opened | Answer:
+        store = cast("OneCommitStore", self.store)
+        opened = await store.open(scope, key, fingerprint, owner=owner, lease=lease, ttl=ttl)
+        if not isinstance(opened, Opened):
+            return opened
+        self.fate.reach(CLAIMED)
+        return Opened(opened.run, _OpenTransaction(opened.transaction, self.fate))
 
     async def heartbeat(self, run: Run, *, lease: float) -> bool:
         match self.fate.heart:
@@ -249,7 +287,6 @@ class HookedStore:
         await self.store.close()
 
 
-@final
 class _Transaction:
     def __init__(self, transaction: Transaction, fate: Fate) -> None:
         self.transaction, self.fate = transaction, fate
@@ -274,3 +311,9 @@ class _Transaction:
 
     async def rollback(self) -> None:
         await self.transaction.rollback()
+
+
+@final
+class _OpenTransaction(_Transaction):
+    async def undo(self) -> None:
+        await cast("OpenTransaction", self.transaction).undo()

@@ -6,7 +6,6 @@ They stand around the right store, whichever it is, and take back one of its rul
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any, TypeVar, final
 
 from resilient.backends.store import BlockingStore, BlockingTransaction, Record, Run
@@ -42,7 +41,7 @@ class Mutant(HookedBlocking):
     def current(self, run: Run) -> Run:
         """The run of whoever holds the key now."""
         record: Record | None = self.store.lookup(run.scope, run.key)
-        return run if record is None else replace(run, fence=record.fence)
+        return run if record is None else run._replace(fence=record.fence)
 
 
 @final

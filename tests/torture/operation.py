@@ -8,7 +8,7 @@ import uuid
 from dataclasses import dataclass
 from functools import partial
 from random import Random
-from typing import Any, Literal, get_args
+from typing import Any, Literal, cast, get_args
 
 import anyio
 
@@ -20,15 +20,17 @@ from tests.torture.history import Pen
 from tests.torture.hooks import WRITING, Fate
 from tests.torture.places import SCOPE, Deferred, Place
 
-Way = Literal["transactional", "derived", "fenced", "at_most_once"]
-"""`derived` is mode `fenced` with derived keys that the far side honours, `fenced` the same without."""
+Way = Literal["one_commit", "transactional", "derived", "fenced", "at_most_once"]
+"""How an effect is protected. `one_commit` is mode `transactional` with the claim in the same transaction, `derived` is
+mode `fenced` with derived keys that the far side honours, `fenced` the same without."""
 WAYS: tuple[Way, ...] = get_args(Way)
 
 TTL = 3600.0
 
 
 def mode_of(way: Way) -> Mode:
-    return "fenced" if way == "derived" else way
+    modes: dict[Way, Mode] = {"one_commit": "transactional", "derived": "fenced"}
+    return modes.get(way) or cast("Mode", way)
 
 
 class HandlerError(Exception):
@@ -47,6 +49,8 @@ class Operation:
     fate: Fate
     random: Random
     runtime: Runtime
+    wait: float = 0.0
+    """Seconds for which callers wait for each other."""
     slow: float = 0.15
     """The share of handlers that take longer than their lease."""
     failing: float = 0.03
@@ -62,13 +66,15 @@ class Operation:
             ttl=TTL,
             lease=self.lease,
             runtime=self.runtime,
+            wait=self.wait,
+            resumable=self.way != "one_commit",
         )
 
         @decorate
         def plain(claim: BlockingClaim, key: str, payload: str, op: str) -> dict[str, Any]:
             attempt = self.begin(claim, key, payload, op)
             time.sleep(self.think())
-            if self.way == "transactional":
+            if mode_of(self.way) == "transactional":
                 with claim.transaction() as connection:
                     rows = self.write(connection, key, payload, attempt)
             else:
@@ -89,7 +95,7 @@ class Operation:
         """The coroutine under the claim; the web application calls it, too."""
         attempt = self.begin(claim, key, payload, op)
         await anyio.sleep(self.think())
-        if self.way == "transactional":
+        if mode_of(self.way) == "transactional":
             rows = await self._write_somehow(claim, key, payload, attempt)
         else:
             steps = _Steps(self, claim, Row(key, payload, attempt, 0))

@@ -7,7 +7,7 @@ from typing import Any
 
 from tests.torture import web
 from tests.torture.web import Visitor
-from tests.torture.worker import Config, Worker, finish
+from tests.torture.worker import Config, Worker, crowd, finish, preload
 
 
 def make(config: Config) -> Worker:
@@ -22,6 +22,16 @@ def work(config: dict[str, Any]) -> None:
 def finish_all(config: dict[str, Any]) -> None:
     keys = config.pop("keys")
     finish(make(Config(**config)), keys)
+
+
+def join_crowd(config: dict[str, Any]) -> None:
+    moments, payloads = config.pop("moments"), config.pop("payloads")
+    crowd(make(Config(**config)), moments, payloads)
+
+
+def preload_and_fork(config: dict[str, Any]) -> None:
+    close, children = config.pop("close"), config.pop("children")
+    preload(Worker(Config(**config)), close=close, children=children)
 
 
 def serve(config: dict[str, Any]) -> None:
@@ -40,5 +50,7 @@ ROLES: dict[str, Callable[[dict[str, Any]], None]] = {
     "work": work,
     "finish": finish_all,
     "work and finish": work_and_finish,
+    "crowd": join_crowd,
+    "preload": preload_and_fork,
     "serve": serve,
 }

@@ -122,6 +122,15 @@ def test_two_payloads_that_ran(story: Story) -> None:
     assert story.broken() == {"I3"}
 
 
+def test_in_one_commit_a_payload_that_left_no_trace_does_not_count(story: Story) -> None:
+    story.begin(story.call("wrong"), "a", 1, "wrong")
+    story.run("b", 2)
+    assert check(story.events, story.rows, mode="transactional", one_commit=True).violations == []
+    story.write("a", 1, payload="wrong")
+    found = check(story.events, story.rows, mode="transactional", one_commit=True).violations
+    assert {violation.rule for violation in found} == {"I1", "I3"}
+
+
 def test_an_effect_of_another_payload(story: Story) -> None:
     story.run()
     story.rows = [Row(row.key, "wrong", row.attempt, row.part) for row in story.rows]

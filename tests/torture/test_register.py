@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-import pytest
+from collections.abc import Sequence
+from itertools import permutations
 
-from tests.torture.register import Op, linearizable
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.torture.register import NEVER, Op, Outcome, linearizable
 
 
 def ran(name: str, invoked: int, returned: int, payload: str = "p") -> Op:
@@ -69,3 +74,60 @@ def test_a_good_history_has_an_order(ops: list[Op]) -> None:
 def test_a_bad_history_has_none(ops: list[Op]) -> None:
     assert not linearizable(ops)
     assert not linearizable(reversed(ops))
+
+
+def explained(order: Sequence[Op]) -> bool:
+    """Whether a register that is written once answers like this, in this very order."""
+    done: Op | None = None
+    for op in order:
+        executes = done is None and (op.by in op.began if op.outcome == "ok" else op.outcome == "unknown")
+        if executes:
+            done = op
+        elif op.outcome == "ok":
+            same_payload = done is not None and done.payload == op.payload and op.by in done.began
+            if not same_payload or (done is not None and done.outcome == "ok" and done.reply != op.reply):
+                return False
+        elif done is not None and (op.outcome == "busy" or (op.outcome == "refused" and done.payload == op.payload)):
+            return False
+    return True
+
+
+def in_time(order: Sequence[Op]) -> bool:
+    """Whether nobody comes before somebody who had returned before it was invoked."""
+    return all(later.returned >= op.invoked for place, op in enumerate(order) for later in order[place:])
+
+
+def by_brute_force(ops: Sequence[Op]) -> bool:
+    """All orders of all calls, with and without those that may never have taken place."""
+    certain = [op for op in ops if op.outcome != "unknown"]
+    # At most one of those that were never heard of can be needed: whose reply the others got.
+    unheard = [op for op in ops if op.outcome == "unknown" and op.began]
+    return any(
+        explained(order)
+        for extra in ([], *([op] for op in unheard))
+        for order in permutations([*certain, *extra])
+        if in_time(order)
+    )
+
+
+@st.composite
+def histories(draw: st.DrawFn) -> list[Op]:
+    """A few calls, whose answers need not make sense."""
+    number = draw(st.integers(0, 5))
+    moments = iter(draw(st.permutations(range(2 * number))))
+    ops = []
+    for name in "abcde"[:number]:
+        invoked, returned = sorted((next(moments), next(moments)))
+        outcome: Outcome = draw(st.sampled_from(["ok", "ok", "ok", "busy", "refused", "unknown"]))
+        by = draw(st.sampled_from("abc")) if outcome == "ok" else ""
+        began = frozenset(name if outcome == "unknown" or by == name else "")
+        payload = draw(st.sampled_from("pppq"))
+        returned = NEVER if outcome == "unknown" else returned
+        ops.append(Op(invoked, returned, payload, outcome, reply=by or None, by=by, began=began))
+    return ops
+
+
+@settings(max_examples=500)
+@given(histories())
+def test_it_agrees_with_trying_all_orders(ops: list[Op]) -> None:
+    assert linearizable(ops) == by_brute_force(ops)

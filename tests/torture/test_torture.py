@@ -34,9 +34,19 @@ def was_tormented(torture: Torture) -> bool:
     return torture.reached("kill") >= set(POINTS) and torture.reached("stop") >= set(POINTS) and torture.was_cut()
 
 
-def test_nothing_happens_twice_or_gets_lost(ground: Ground, tmp_path: Path, fleet: Fleet) -> None:
-    """In one commit, while the network breaks and the server crashes as well."""
-    torture = torture_at(ground, tmp_path, "transactional", fleet, faults=ground.faults)
+@pytest.mark.parametrize(
+    ("ground", "way"),
+    [
+        ("sqlite", "transactional"),
+        ("postgres", "transactional"),
+        ("postgres", "one_commit"),
+        ("valkey", "transactional"),
+    ],
+    indirect=["ground"],
+)
+def test_nothing_happens_twice_or_gets_lost(ground: Ground, tmp_path: Path, fleet: Fleet, way: Way) -> None:
+    """While the network breaks and the server crashes as well."""
+    torture = torture_at(ground, tmp_path, way, fleet, faults=ground.faults)
     verdict = torture.run(lambda: was_tormented(torture) and torture.was_struck())
     assert verdict.violations == []
     assert verdict.stuck == 0
@@ -57,7 +67,7 @@ def test_nothing_happens_twice_or_gets_lost_elsewhere(ground: Ground, tmp_path: 
 
 def test_without_derived_keys_an_effect_elsewhere_happens_twice(ground: Ground, tmp_path: Path, fleet: Fleet) -> None:
     """What theory predicts: the record is right all the same, and so is every reply."""
-    torture = torture_at(ground, tmp_path, "fenced", fleet, slow=0.5, hearts=("lost",))
+    torture = torture_at(ground, tmp_path, "fenced", fleet, slow=0.7, hearts=("lost",), rate=15.0)
     verdict = torture.run(lambda: torture.judge().duplicates >= 3)
     assert verdict.duplicates >= 3
     assert {violation.rule for violation in verdict.violations} == {"I1"}

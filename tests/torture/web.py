@@ -16,8 +16,6 @@ from tests.torture.hooks import REPLYING
 from tests.torture.operation import TTL, HandlerError, mode_of
 from tests.torture.worker import Caller, Config, Worker
 
-LONGEST = 1.5
-"""Seconds that a client waits: longer than a lease and a pause of the process that serves it."""
 ANSWERS: dict[str, type[Exception]] = {
     "in-progress": InProgress,
     "key-reused": KeyReused,
@@ -36,6 +34,8 @@ def serve(config: Config) -> None:
         lease=config.lease,
         principal=lambda scope: "torture",
         mode=mode_of(config.way),
+        wait=config.wait,
+        resumable=config.way != "one_commit",
         runtime=worker.runtime,
     )
     server = uvicorn.Server(
@@ -98,7 +98,8 @@ class Visitor(Worker):
     """Calls over HTTP, from plain threads, and leaves early at times."""
 
     def call(self, key: str, payload: str, op: str) -> dict[str, Any]:
-        patience = self.random.uniform(0.005, 0.05) if self.random.random() < self.config.cuts else LONGEST
+        leaves = self.random.random() < self.config.cuts
+        patience = self.random.uniform(0.005, 0.05) if leaves else self.config.patience
         connection = http.client.HTTPConnection("127.0.0.1", self.config.port, timeout=patience)
         try:
             body = json.dumps({"key": key, "payload": payload})

@@ -18,6 +18,7 @@ import anyio
 import trio
 
 from resilient.backends.faces import DirectStore
+from resilient.backends.memory import MemoryStore
 from resilient.backends.store import Run, Store
 from resilient.errors import InProgress, KeyReused, OutcomeUnknown
 from resilient.runtime import Runtime
@@ -60,11 +61,14 @@ class Config:
     heart: str = "beats"
     shift: float = 0.0
     """Seconds by which this process's clocks are wrong."""
+    wait: float = 0.0
     slow: float = 0.15
     failing: float = 0.03
     mutant: str = ""
     port: int = 0
     """Where the web application listens, if it is called over HTTP."""
+    patience: float = 1.5
+    """Seconds that a client waits there: longer than a lease and a pause of the process that serves it."""
     seconds: float = 3600.0
     """When to end by itself."""
 
@@ -109,6 +113,7 @@ class Worker:
             fate=self.fate,
             random=self.random,
             runtime=self.runtime,
+            wait=config.wait,
             slow=config.slow,
             failing=config.failing,
         )
@@ -121,6 +126,9 @@ class Worker:
         if self.config.mutant:
             mutant = MUTANTS[self.config.mutant](store.blocking, self.place, self.fate)
             return DirectStore(HookedBlocking(mutant, self.fate))
+        if isinstance(store, MemoryStore):  # what suspends nobody takes a shorter way, and has to stay what it is
+            store._blocking = HookedBlocking(store.blocking, self.fate)
+            return store
         return HookedStore(store, self.fate)
 
     def run(self) -> None:
@@ -218,12 +226,12 @@ class Caller:
 
     def __init__(self, worker: Worker) -> None:
         self.config, self.random, self.pen, self.fate = worker.config, worker.random, worker.pen, worker.fate
-        self._settled: set[int] = set()
+        self._settled: set[str] = set()
 
     def choose(self) -> tuple[str, str]:
         """A key that is not settled yet, or, now and then, any: to see that its reply is still the same."""
         keys = self.config.open_keys()
-        known = [key for key in keys if key not in self._settled]
+        known = [key for key in keys if str(key) not in self._settled]
         key = self.random.choice(known if known and self.random.random() < 0.9 else keys)
         return str(key), WRONG if self.random.random() < 0.04 else RIGHT
 
@@ -237,13 +245,13 @@ class Caller:
             self.pen.write_half("ok", op=op, key=key, reply=reply)
             self.fate.reach(REPLYING)
         self.pen.write("ok", op=op, key=key, reply=reply)
-        self._settled.add(int(key))
+        self._settled.add(key)
 
     def failed(self, op: str, key: str, error: BaseException) -> None:
         fields = {} if isinstance(error, InProgress | KeyReused | OutcomeUnknown) else {"why": str(error)[:200]}
         self.pen.write("error", op=op, key=key, error=type(error).__name__, **fields)
         if isinstance(error, SETTLED):
-            self._settled.add(int(key))
+            self._settled.add(key)
 
     def pause(self) -> float:
         return self.random.uniform(0.002, 0.02)
@@ -293,3 +301,43 @@ def _finish_one(worker: Worker, caller: Caller, key: str) -> bool:
         caller.answered(op, key, reply)
         return True
     return False
+
+
+def crowd(worker: Worker, moments: dict[str, float], payloads: list[str]) -> None:
+    """Call at once with everybody else: as many callers as `width`, each key at its moment, with payloads in turn."""
+
+    def call(number: int) -> None:
+        caller = Caller(worker)
+        for key, moment in moments.items():
+            payload = payloads[number % len(payloads)] if key == "mixed" else RIGHT
+            time.sleep(max(0.0, moment - time.time()))
+            op = caller.invoke(key, payload)
+            try:
+                caller.answered(op, key, worker.call(key, payload, op))
+            except Exception as error:
+                caller.failed(op, key, error)
+
+    threads = [threading.Thread(target=call, args=(number,)) for number in range(worker.config.width)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+
+def preload(worker: Worker, *, close: bool, children: int) -> None:
+    """Use the store, and fork: what `gunicorn --preload` and `multiprocessing` do."""
+    assert _finish_one(worker, Caller(worker), "0")
+    if close:
+        worker.store.blocking.close()
+    pids = []
+    for _ in range(children):
+        pid = os.fork()
+        if pid == 0:
+            worker.random.seed(os.getpid())
+            worker.run()
+            os._exit(0)
+        pids.append(pid)
+    worker.run()
+    for pid in pids:
+        _, status = os.waitpid(pid, 0)
+        assert status == 0, f"a child ended with {status}"

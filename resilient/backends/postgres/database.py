@@ -106,11 +106,7 @@ class Database:
         if self._prepared:
             return
         version, newest = await self._version(session), len(self._migrations)
-        if version > newest:
-            raise StoreUnavailable(
-                f"{self.name}: its {self._tables} have version {version}, made by a newer release; "
-                f"this one knows {newest}"
-            )
+        self._check(version)
         if version < newest:
             if not self._migrate:
                 raise StoreUnavailable(
@@ -123,14 +119,11 @@ class Database:
     async def migrate(self, session: Session) -> list[str]:
         """Make the tables whatever the constructor said, and return what was run for it."""
         version = await self._version(session)
+        self._check(version)
         if version < len(self._migrations):
             await self._make(session)
         self._prepared = True
         return self.statements(version)
-
-    async def version(self, session: Session) -> int:
-        """The version that the tables have; 0: there are none."""
-        return await self._version(session)
 
     def statements(self, version: int = 0) -> list[str]:
         """What leads from a version of the tables to the newest one."""
@@ -144,6 +137,14 @@ class Database:
         )
         return [_SCHEMA, *steps, note]
 
+    def _check(self, version: int) -> None:
+        newest = len(self._migrations)
+        if version > newest:
+            raise StoreUnavailable(
+                f"{self.name}: its {self._tables} have version {version}, made by a newer release; "
+                f"this one knows {newest}"
+            )
+
     async def _version(self, session: Session) -> int:
         # A name that leads to nothing is no error here, as it is in SELECT.
         ((known,),) = await session.run("SELECT to_regclass('resilient_schema') IS NOT NULL")
@@ -156,7 +157,7 @@ class Database:
         return int(rows[0][0]) if rows else 0
 
     async def _make(self, session: Session) -> None:
-        await session.run(f"BEGIN; SELECT pg_advisory_xact_lock({_MIGRATING})")
+        await session.run(f"BEGIN ISOLATION LEVEL READ COMMITTED; SELECT pg_advisory_xact_lock({_MIGRATING})")
         try:
             # Another process may have been quicker; that can be seen in a table, and not yet in the catalogue.
             await session.run(_SCHEMA)
@@ -209,6 +210,15 @@ class Work:
             await self.tidy(session)
             raise
         return session
+
+    async def migrate(self) -> list[str]:
+        """Make the tables, or bring them up to date, and return what was run for it."""
+        session = await self._sessions.take()
+        try:
+            with self.database.reporting():
+                return await self.database.migrate(session)
+        finally:
+            await self.tidy(session)
 
     async def tidy(self, session: Session) -> None:
         """Undo what is open in a session, and let others use it. A broken one is closed: the server undoes it."""

@@ -76,7 +76,7 @@ class LoopSession(Session):
         await cursor.execute(sql, values or None)
         rows: list[Row] = []
         while True:
-            if cursor.description is not None:
+            if _has_rows(cursor.pgresult):
                 rows = await cursor.fetchall()
             if not cursor.nextset():
                 return rows
@@ -107,7 +107,7 @@ class ThreadSession(Session):
         cursor.execute(sql, values or None)
         rows: list[Row] = []
         while True:
-            if cursor.description is not None:
+            if _has_rows(cursor.pgresult):
                 rows = cursor.fetchall()
             if not cursor.nextset():
                 return rows
@@ -304,3 +304,8 @@ def _after_fork() -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)
+
+
+def _has_rows(result: pq.abc.PGresult | None) -> bool:
+    """Whether a statement returns rows. `Cursor.description` tells the same, and makes an object of each column."""
+    return result is not None and result.nfields > 0

@@ -163,6 +163,11 @@ class BlockingPostgresStore:
     def __init__(self, claims: Claims) -> None:
         self._claims = claims
 
+    @property
+    def schema(self) -> PostgresSchema:
+        """The tables."""
+        return PostgresSchema(self._claims.work)
+
     def begin(
         self, scope: str, key: str, fingerprint: bytes, *, owner: str, lease: float, ttl: float, takeover: bool = True
     ) -> Answer:
@@ -242,6 +247,22 @@ class BlockingPostgresStore:
 
     def __repr__(self) -> str:
         return f"PostgresStore({self._claims.work.database.name!r})"
+
+
+@final
+class PostgresSchema:
+    """The tables of a store in PostgreSQL."""
+
+    def __init__(self, work: Work) -> None:
+        self._work = work
+
+    def statements(self) -> list[str]:
+        """What makes the tables in an empty database."""
+        return self._work.database.statements()
+
+    def migrate(self) -> list[str]:
+        """Make the tables, or bring them up to date, whatever the store was told; return what was run."""
+        return drive(self._work.migrate())
 
 
 @final

@@ -8,8 +8,10 @@ __all__ = ["RedisEffect", "Value", "tag_of"]
 
 Value: TypeAlias = str | bytes | int | float
 
-_MOST = 1000
-"""Commands of an effect, and words of a command: the server does nothing else meanwhile."""
+_MOST = 10_000
+"""Words of an effect: the server does nothing else meanwhile."""
+_MOST_AT_ONCE = 1000
+"""Words of a command: Lua passes no more than some thousands."""
 
 
 def _words(text: str) -> frozenset[str]:
@@ -65,6 +67,7 @@ class RedisEffect:
         self._keys: list[bytes] = []
         self._expectations = 0
         self._writes = 0
+        self._room = _MOST
 
     def execute(self, command: str, key: str | bytes, /, *args: Value) -> None:
         """Add a command that writes one key, such as `execute("INCRBY", "{resilient}:sold", 2)`.
@@ -114,9 +117,13 @@ class RedisEffect:
                 f"key={key!r}: of another slot than the record, with which it could not be written in one step; "
                 f"name it with {{{self._tag}}} in it, as `slot_key` of the store does"
             )
-        if len(args) > _MOST or self._writes + self._expectations >= _MOST:
-            raise ValueError(f"{command!r}: an effect has at most {_MOST} commands of {_MOST} words")
         words = [name.encode(), _bytes(key), *map(_bytes, args)]
+        if len(words) > _MOST_AT_ONCE or len(words) > self._room:
+            raise ValueError(
+                f"{command!r} has {len(words)} words: an effect has room for {_MOST}, {_MOST_AT_ONCE} in one command, "
+                f"and for {self._room} more"
+            )
+        self._room -= len(words)
         self._keys.append(words[1])
         return [b"%d" % len(words), *words]
 

@@ -36,6 +36,12 @@ _KEEP = """
 local function keep(key, lease, expires) expire(key, text(math.max(lease, expires) - now)) end
 """
 
+# What a call wrote before its answer was lost is written once more: to wait for replicas is to wait for what this
+# connection wrote.
+_AGAIN = """
+local function again(call) redis.call('HSET', KEYS[1], 'call', call) end
+"""
+
 # KEYS: record, last fence. ARGV: call, fingerprint, owner, lease, ttl, takeover.
 _BEGIN = """
 local r = redis.call('HMGET', KEYS[1], 'state', 'fingerprint', 'fence', 'lease', 'expires', 'created', 'point', 'data',
@@ -43,7 +49,10 @@ local r = redis.call('HMGET', KEYS[1], 'state', 'fingerprint', 'fence', 'lease',
 local lease, expires = tonumber(r[4]), tonumber(r[5])
 local known = r[1] and (lease > now or expires > now)
 if known then
-    if r[11] == ARGV[1] then return {'run', r[3], r[10], r[7], r[8]} end
+    if r[11] == ARGV[1] then
+        again(ARGV[1])
+        return {'run', r[3], r[10], r[7], r[8]}
+    end
     if r[2] ~= ARGV[2] then return {'mismatch'} end
     if r[1] == 'done' then return {'replay', r[9]} end
     if lease > now then return {'busy', lease - now} end
@@ -102,7 +111,10 @@ return 1
 # the effect: how many conditions, each as command and expected reply, how many writes, each as a command. A command is
 # how many words it has, then these; a reply is what kind it is, then itself.
 _COMPLETE = """
-if r[1] == 'done' and r[2] == ARGV[1] and r[4] == ARGV[2] then return {'done'} end
+if r[1] == 'done' and r[2] == ARGV[1] and r[4] == ARGV[2] then
+    again(ARGV[2])
+    return {'done'}
+end
 if not mine then return {'lost'} end
 local at = 5
 local function take() at = at + 1 return ARGV[at] end
@@ -178,7 +190,7 @@ for _, key in ipairs(KEYS) do
         if r[1] == 'done' then done = done + 1 else running = running + 1 end
         if tonumber(r[2]) <= now and tonumber(r[3]) <= now then forgotten = forgotten + 1 end
         oldest = math.max(oldest, now - r[4])
-        local used = redis.pcall('MEMORY', 'USAGE', key)
+        local used = redis.pcall('MEMORY', 'USAGE', key, 'SAMPLES', '0')
         if type(used) == 'number' then size = size + used end
     end
 end
@@ -207,10 +219,10 @@ class Scripts:
             prelude = _PRELUDE.replace("{clock}", clock).replace("{expire}", expire)
             return Script("".join((prelude, *parts)))
 
-        self.begin = script(_KEEP, _BEGIN)
+        self.begin = script(_KEEP, _AGAIN, _BEGIN)
         self.heartbeat = script(_KEEP, _MINE, _HEARTBEAT)
         self.save = script(_MINE, _SAVE)
         self.release = script(_KEEP, _MINE, _RELEASE)
-        self.complete = script(_MINE, _COMPLETE)
+        self.complete = script(_AGAIN, _MINE, _COMPLETE)
         self.lookup = script(_LOOKUP)
         self.count = script(_COUNT)

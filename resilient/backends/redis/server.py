@@ -140,7 +140,9 @@ class _Limits:
         self._timeout = timeout
 
     def _unreachable(self, error: Exception) -> StoreUnavailable:
-        return StoreUnavailable(f"{self._address}: {error}")
+        cause = error.__cause__ or error.__context__  # of which some releases of redis-py show only the number
+        reason = "" if cause is None or str(cause) in str(error) else f" ({cause})"
+        return StoreUnavailable(f"{self._address}: {error}{reason}")
 
     def _busy(self) -> StoreUnavailable:
         return StoreUnavailable(
@@ -224,8 +226,6 @@ class LoopPool(_Limits):
             await connection.connect()
         except BaseException as error:
             await connection.disconnect(nowait=True)
-            if isinstance(error, redis.TimeoutError):
-                raise self._silent() from error
             if isinstance(error, redis.RedisError):
                 raise self._unreachable(error) from error
             raise
@@ -257,9 +257,9 @@ class ThreadPool(_Limits):
         self._start_over()
 
     def _start_over(self) -> None:
-        self._process = os.getpid()
         self._slots = threading.Semaphore(self._connections)
         self._idle: deque[_ThreadConnection] = deque()
+        self._process = os.getpid()  # last: another thread that sees it must find no connection of the parent's
 
     def exchange(self, commands: Commands) -> list[Reply]:
         """Send the commands in one go and return their answers. Raises as `LoopPool.exchange` does."""

@@ -51,7 +51,7 @@ class Terms:
     def __post_init__(self) -> None:
         if self.replicas < 0:
             raise ValueError(f"replicas={self.replicas!r}: 0 or more")
-        if not 0 < self.wait < self.timeout:
+        if self.replicas and not 0 < self.wait < self.timeout:
             raise ValueError(f"wait={self.wait!r}: more than 0 seconds, less than timeout={self.timeout!r}")
 
 

@@ -19,7 +19,7 @@ from resilient.backends.inbox import BlockingInbox
 from resilient.backends.intents import BlockingIntentStore
 from resilient.backends.outbox import BlockingOutbox
 from resilient.backends.sqlite.database import Connection, Database, EffectConnection
-from resilient.backends.store import STARTED, Answer, Mode, Record, Run, Stats
+from resilient.backends.store import STARTED, Answer, Mode, Record, Run, Schema, Stats
 
 __all__ = ["BlockingSQLiteStore", "SQLiteStore"]
 
@@ -97,6 +97,9 @@ class SQLiteStore(ThreadedStore):
     `on_connect`
         Is called with every new connection: for `PRAGMA foreign_keys`, functions, collations, the row factory of
         effects.
+    `migrate`
+        Whether the store makes its tables, and brings them up to date, when it is first used. With False a missing or
+        an old table is a `StoreUnavailable` that names the command to run.
 
     In a transaction the claim's `connection` is a `sqlite3.Connection` of its own. It may be used in any thread, by
     one at a time. Its transaction holds the write lock of the whole file until the handler returns: compute first,
@@ -112,10 +115,11 @@ class SQLiteStore(ThreadedStore):
         busy_timeout: float = 5.0,
         threads: int = 8,
         on_connect: Callable[[sqlite3.Connection], object] | None = None,
+        migrate: bool = True,
     ) -> None:
         if threads < 1:
             raise ValueError(f"threads={threads!r}: waiting for a disk takes at least 1 thread")
-        core = BlockingSQLiteStore(path, busy_timeout=busy_timeout, on_connect=on_connect)
+        core = BlockingSQLiteStore(path, busy_timeout=busy_timeout, on_connect=on_connect, migrate=migrate)
         super().__init__(core, threads=threads)
         self.path = core.database.path
         """Where the file is, absolute."""
@@ -136,16 +140,27 @@ class BlockingSQLiteStore:
         *,
         busy_timeout: float = 5.0,
         on_connect: Callable[[sqlite3.Connection], object] | None = None,
+        migrate: bool = True,
     ) -> None:
         if os.fspath(path) in {"", ":memory:"}:
             raise ValueError(f"path={path!r}: a database that only one connection sees; use memory:// instead")
         self.database = Database(
-            path, tables="claims", migrations=_MIGRATIONS, busy_timeout=busy_timeout, on_connect=on_connect
+            path,
+            tables="claims",
+            migrations=_MIGRATIONS,
+            busy_timeout=busy_timeout,
+            on_connect=on_connect,
+            migrate=migrate,
         )
         forgotten = _FORGOTTEN.format(clock=self.clock)
         self._read_sql = _READ.format(clock=self.clock)
         self._count_sql = _COUNT.format(clock=self.clock, forgotten=forgotten)
         self._sweep_sql = _SWEEP_UP.format(forgotten=forgotten)
+
+    @property
+    def schema(self) -> Schema:
+        """The tables."""
+        return self.database
 
     def begin(
         self, scope: str, key: str, fingerprint: bytes, *, owner: str, lease: float, ttl: float, takeover: bool = True

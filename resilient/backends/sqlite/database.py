@@ -9,6 +9,7 @@ lost without an error (https://www.sqlite.org/howtocorrupt.html, section 2.6). S
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import sqlite3
 import threading
@@ -141,6 +142,8 @@ class Database:
         Seconds to wait for the write lock.
     `on_connect`
         Is called with every new connection: for pragmas, functions, collations and the row factory of effects.
+    `migrate`
+        Whether the tables are made and brought up to date when the file is first used.
 
     Every commit is synced to disk: with less, the last commits may be lost with the power, and then their effects
     run again.
@@ -154,6 +157,7 @@ class Database:
         migrations: Sequence[Sequence[str]],
         busy_timeout: float,
         on_connect: Callable[[sqlite3.Connection], object] | None = None,
+        migrate: bool = True,
     ) -> None:
         if not 0 < busy_timeout <= _LONGEST_WAIT:
             raise ValueError(f"busy_timeout={busy_timeout!r}: more than 0 seconds, at most {_LONGEST_WAIT}")
@@ -162,6 +166,7 @@ class Database:
         self._migrations = migrations
         self._busy_timeout = busy_timeout
         self._on_connect = on_connect
+        self._may_migrate = migrate
         self.start_over()
         _databases.add(self)
 
@@ -173,6 +178,7 @@ class Database:
             migrations=migrations,
             busy_timeout=self._busy_timeout,
             on_connect=self._on_connect,
+            migrate=self._may_migrate,
         )
 
     def check_file(self) -> Plan[None]:
@@ -201,6 +207,7 @@ class Database:
         """Forget all connections: at the beginning, and in a forked child."""
         self._writing = _write_locks.setdefault(self.path, threading.Lock())
         self._preparing = threading.Lock()
+        self._had_effects = False
         self._drop_idle()
 
     @contextlib.contextmanager
@@ -231,6 +238,7 @@ class Database:
             connection = self._connect(EffectConnection, isolation_level="IMMEDIATE")
             self._acquire()
             connection.writing = self._writing
+            self._had_effects = True
             try:
                 connection.execute("BEGIN IMMEDIATE")
             except BaseException:
@@ -244,6 +252,11 @@ class Database:
         self._drop_idle()
         while idle:
             idle.pop().close()
+        if self._had_effects:
+            # The connection of an effect is left to whoever still holds it. Nobody mostly does, but its cache of
+            # statements refers back to it, so that it stays open, and would be in the way of a fork.
+            self._had_effects = False
+            gc.collect()
 
     @contextlib.contextmanager
     def reporting(self) -> Generator[None]:
@@ -314,11 +327,37 @@ class Database:
                 return
             connection = self._connect(Connection, isolation_level=None)
             self._switch_to_wal(connection)
-            if self._version(connection) != len(self._migrations):
+            version = self._version(connection)
+            if version < len(self._migrations) and not self._may_migrate:
+                raise StoreUnavailable(
+                    f"{self.path}: its {self._tables} have version {version}, and this release needs "
+                    f"{len(self._migrations)}: run `resilient store migrate` with its URL"
+                )
+            if version != len(self._migrations):
                 with self._queue(), _transact(connection):
                     self._migrate(connection)
             self._idle.append(connection)
             self._prepared = True
+
+    def statements(self, version: int = 0) -> list[str]:
+        """What leads from a version of the tables to the newest one."""
+        newest = len(self._migrations)
+        if version >= newest:
+            return []
+        steps = [statement for statements in self._migrations[version:] for statement in statements]
+        note = f"INSERT OR REPLACE INTO resilient_schema VALUES ('{self._tables}', {newest})"  # noqa: S608 - constants
+        return [_SCHEMA, *steps, note]
+
+    def migrate(self) -> list[str]:
+        """Make the tables, or bring them up to date, whatever the constructor said; return what was run."""
+        with self.reporting():
+            connection = self._connect(Connection, isolation_level=None)
+            self._switch_to_wal(connection)
+            version = self._version(connection)
+            if version != len(self._migrations):
+                with self._queue(), _transact(connection):
+                    self._migrate(connection)
+        return self.statements(version)
 
     def _switch_to_wal(self, connection: Connection) -> None:
         runtime = current_runtime()

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from resilient.backends.redis import RedisStore
-from tests.backends.redis.faces import FACES
+from tests.backends.redis.faces import FACES, PAIRS
 from tests.servers.proxy import Proxy
 from tests.servers.valkey import Valkey
 
@@ -35,3 +35,22 @@ def store(valkey: Valkey, tag: str) -> RedisStore:
 def proxy(valkey: Valkey) -> Iterator[Proxy]:
     with Proxy(valkey.port) as proxy:
         yield proxy
+
+
+@pytest.fixture(params=PAIRS)
+def pair(request: pytest.FixtureRequest) -> tuple[type[Valkey], str]:
+    """A kind of server, and a face."""
+    found: tuple[type[Valkey], str] = request.param
+    return found
+
+
+@pytest.fixture
+def kind(pair: tuple[type[Valkey], str]) -> type[Valkey]:
+    return pair[0]
+
+
+@pytest.fixture
+def server(kind: type[Valkey]) -> Iterator[Valkey]:
+    """One that a test may do anything to."""
+    with kind() as server:
+        yield server

@@ -6,13 +6,25 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 
 import anyio
+import pytest
 
 from resilient.backends.faces import DirectStore
 from resilient.backends.redis import RedisStore
 from resilient.backends.store import Answer, Run, Store
 from resilient.waiting import drive
+from tests.servers.valkey import Redis, Valkey
 
 FACES = ["asyncio", "trio", "plain"]
+
+PAIRS = [
+    pytest.param((Valkey, "asyncio"), id="valkey-asyncio"),
+    pytest.param((Redis, "plain"), id="redis-plain"),
+    pytest.param((Valkey, "trio"), id="valkey-trio"),
+]
+"""Each server and each face, and not each with each."""
+
+replicated = pytest.mark.parametrize("pair", PAIRS[:2], indirect=True)
+"""For tests that wait a second until a replica follows."""
 
 
 def play(face: str, store: RedisStore, scenario: Callable[[Store], Awaitable[None]]) -> None:

@@ -66,7 +66,7 @@ def test_a_url_that_names_no_server_is_refused_without_telling_its_password(url:
         ("redis://host?tag=a%7Db", "tag='a}b'"),
         ("redis://host?tag=", "tag=''"),
         ("redis://host?replicas=-1", "replicas=-1"),
-        ("redis://host?timeout=1&wait=1", "wait=1.0"),
+        ("redis://host?timeout=1&wait=1&replicas=1", "wait=1.0"),
         ("redis://host?allow_eviction=perhaps", "allow_eviction='perhaps'"),
         ("redis://host?certificates=ca.pem", "certificates are for rediss://"),
     ],

@@ -1,50 +1,22 @@
-"""What a claim in Redis or Valkey owes to its server: time, memory, answers that get lost, failures and their price."""
+"""What a claim owes to its server: time, memory, and answers that get lost."""
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterator
-from typing import Any
+import uuid
 
-import anyio
 import pytest
 
 from resilient.backends.redis import RedisStore
 from resilient.backends.redis import claims as claims_module
-from resilient.backends.store import Busy, Replay, Run
-from resilient.errors import StoreUnavailable
+from resilient.backends.store import Replay, Run
 from tests.backends.redis.faces import begin, name, play, run
 from tests.servers.proxy import Proxy
-from tests.servers.valkey import Redis, Valkey, cluster
-
-
-@pytest.fixture(
-    params=[(Valkey, "asyncio"), (Valkey, "trio"), (Redis, "plain")], ids=["valkey-asyncio", "valkey-trio", "redis"]
-)
-def pair(request: pytest.FixtureRequest) -> tuple[type[Valkey], str]:
-    """A server and a face: each of both, and not each with each."""
-    found: tuple[type[Valkey], str] = request.param
-    return found
-
-
-@pytest.fixture
-def kind(pair: tuple[type[Valkey], str]) -> type[Valkey]:
-    return pair[0]
+from tests.servers.valkey import Valkey
 
 
 @pytest.fixture
 def face(pair: tuple[type[Valkey], str]) -> str:
     return pair[1]
-
-
-@pytest.fixture
-def server(kind: type[Valkey]) -> Iterator[Valkey]:
-    """One that a test may do anything to."""
-    with kind() as server:
-        yield server
-
-
-# Time and memory
 
 
 def test_the_server_keeps_a_record_for_as_long_as_lease_or_retention(server: Valkey) -> None:
@@ -128,6 +100,22 @@ def test_scopes_and_keys_do_not_run_into_each_other(store: RedisStore) -> None:
         assert record is not None
         assert record.fingerprint == b"%d" % number
     with_store.close()
+
+
+def test_a_record_takes_as_much_memory_as_the_documentation_says(server: Valkey) -> None:
+    store = RedisStore(server.url).blocking
+    used = {}
+    for length in (64, 65, 10_000):
+        key = str(uuid.uuid4())
+        answer = store.begin("shop.payments", key, b"f" * 32, owner=str(uuid.uuid4()), lease=30, ttl=60)
+        assert isinstance(answer, Run)
+        store.complete(answer, b"x" * length, ttl=60)
+        place = f"resilient:{{resilient}}:claim:13:shop.payments:{key}"
+        used[length] = server.ask("MEMORY", "USAGE", place, "SAMPLES", 0)
+    assert 256 < used[64] < 640
+    assert 640 < used[65] < 1_300
+    assert used[10_000] < 14_000
+    store.close()
 
 
 def test_a_large_database_is_estimated_from_a_part_of_it(server: Valkey, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -223,262 +211,3 @@ def test_an_effect_whose_answer_was_lost_is_written_once(valkey: Valkey, proxy: 
 
     play(face, store, scenario)
     assert valkey.ask("GET", store.slot_key("sold")) == b"3"
-
-
-# What the server must be like
-
-
-def test_a_server_that_may_evict_records_is_refused(kind: type[Valkey], face: str) -> None:
-    with kind(maxmemory="60mb", maxmemory_policy="volatile-lru") as server:
-
-        async def scenario(store):
-            for _ in range(2):
-                with pytest.raises(StoreUnavailable, match=r"maxmemory-policy is volatile-lru.*allow_eviction=True"):
-                    await run(store)
-            server.ask("CONFIG", "SET", "maxmemory-policy", "noeviction")
-            assert isinstance(await begin(store), Run)
-
-        play(face, RedisStore(server.url), scenario)
-
-
-def test_a_server_that_may_evict_records_can_be_taken_as_it_is(kind: type[Valkey], face: str) -> None:
-    with kind(maxmemory="60mb", maxmemory_policy="volatile-lru") as server:
-
-        async def scenario(store):
-            assert isinstance(await begin(store), Run)
-
-        play(face, RedisStore(server.url, allow_eviction=True), scenario)
-
-
-def test_a_policy_without_a_limit_evicts_nothing(server: Valkey) -> None:
-    server.ask("CONFIG", "SET", "maxmemory-policy", "allkeys-lru")
-    store = RedisStore(server.url).blocking
-    assert isinstance(store.begin("s", "k", b"", owner="", lease=30, ttl=10), Run)
-    store.close()
-
-
-def test_a_full_server_begins_nothing_and_keeps_what_it_has(server: Valkey, face: str) -> None:
-    async def scenario(store):
-        assert await store.complete(await run(store), b"result", ttl=60)
-        server.ask("CONFIG", "SET", "maxmemory", 1)
-        with pytest.raises(StoreUnavailable, match="maxmemory"):
-            await begin(store, "another")
-        assert await begin(store) == Replay(b"result")
-        assert not server.ask("EXISTS", name("another"))
-
-    play(face, RedisStore(server.url), scenario)
-
-
-@pytest.mark.parametrize(
-    ("options", "warning"),
-    [
-        ({"appendfsync": "always"}, "no append-only file"),
-        ({"appendonly": True, "appendfsync": "everysec"}, "appendfsync is everysec"),
-        ({"appendonly": True, "appendfsync": "always"}, None),
-    ],
-)
-def test_what_a_crash_may_cost_is_said_once(
-    kind: type[Valkey], options: dict[str, Any], warning: str | None, caplog: pytest.LogCaptureFixture
-) -> None:
-    with kind(**options) as server:
-        store = RedisStore(server.url)
-
-        async def main() -> None:
-            await run(store)
-            await store.close()
-            await begin(store)
-            store.blocking.lookup("s", "k")
-            await store.close()
-
-        anyio.run(main)
-    messages = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
-    assert len(messages) == (warning is not None)
-    assert warning is None or warning in messages[0]
-
-
-PERMISSIONS = (
-    "+evalsha +eval +time +hmget +hset +hdel +get +set +del +pexpire +scan +dbsize +memory|usage "
-    "+info +config|get ~resilient:{shop}:*"
-)
-
-
-def test_the_permissions_that_the_documentation_lists_are_enough(server: Valkey, face: str) -> None:
-    server.ask("ACL", "SETUSER", "me", "on", ">mine", *PERMISSIONS.split())
-
-    async def scenario(store):
-        first = await run(store)
-        assert await store.save(first, "point", b"data")
-        assert await store.save(first, "point", None)
-        assert await store.heartbeat(first, lease=30)
-        assert await store.release(first)
-        assert await store.complete(await run(store), b"result", ttl=60)
-        assert await store.lookup("s", "k") is not None
-        assert (await store.stats()).records == 1
-        assert (await store.stats()).size > 0
-
-    play(face, RedisStore(f"redis://me:mine@{server.address}", tag="shop"), scenario)
-
-
-def test_a_server_that_does_not_say_whether_it_evicts_is_refused(
-    server: Valkey, face: str, caplog: pytest.LogCaptureFixture
-) -> None:
-    server.ask("ACL", "SETUSER", "me", "on", ">mine", *PERMISSIONS.split(), "-info", "-config")
-    url = f"redis://me:mine@{server.address}"
-
-    async def refused(store):
-        with pytest.raises(StoreUnavailable, match=r"whether it evicts.*permission.*allow_eviction=True"):
-            await run(store)
-
-    async def taken(store):
-        assert isinstance(await begin(store), Run)
-
-    play(face, RedisStore(url, tag="shop"), refused)
-    play(face, RedisStore(url, tag="shop", allow_eviction=True), taken)
-    assert "whether it keeps records in a crash cannot be found out" in caplog.text
-
-
-def test_a_command_that_is_not_permitted_is_a_store_that_is_not_available(server: Valkey, face: str) -> None:
-    server.ask("ACL", "SETUSER", "me", "on", ">mine", *PERMISSIONS.split(), "-hset")
-
-    async def scenario(store):
-        with pytest.raises(StoreUnavailable, match=r"(?i)permission|can't run"):
-            await run(store)
-
-    play(face, RedisStore(f"redis://me:mine@{server.address}", tag="shop"), scenario)
-
-
-# Crashes and failovers
-
-
-def test_with_an_append_only_file_records_survive_a_crash(kind: type[Valkey], face: str) -> None:
-    with kind(appendonly=True) as server:
-
-        async def scenario(store):
-            done, running = await run(store, "done"), await run(store, "running")
-            assert await store.complete(done, b"result", ttl=60)
-            server.kill()
-            with pytest.raises(StoreUnavailable):
-                await begin(store, "done")
-            server.start()
-            assert await begin(store, "done") == Replay(b"result")
-            assert isinstance(await begin(store, "running"), Busy)
-            assert await store.complete(running, b"after all", ttl=60)
-
-        play(face, RedisStore(server.url), scenario)
-
-
-def test_without_one_a_crash_forgets_and_the_old_executor_is_fenced_off(server: Valkey, face: str) -> None:
-    """The loss that is documented: what was done runs again. What was running cannot write any more."""
-
-    async def scenario(store):
-        done, running = await run(store, "done"), await run(store, "running")
-        assert await store.complete(done, b"result", ttl=60)
-        server.kill()
-        server.start()
-        again = await run(store, "done")
-        assert again.fence > running.fence
-        assert not await store.complete(running, b"zombie", ttl=60)
-        assert (await run(store, "running")).fence > running.fence
-        assert not await store.heartbeat(running, lease=30)
-
-    play(face, RedisStore(server.url), scenario)
-
-
-def test_a_replica_is_refused(kind: type[Valkey], face: str) -> None:
-    with kind() as primary, kind() as replica:
-        replica.follow(primary.port)
-
-        async def scenario(store):
-            with pytest.raises(StoreUnavailable, match="a replica"):
-                await run(store)
-
-        play(face, RedisStore(replica.url), scenario)
-
-
-def test_a_primary_that_became_a_replica_is_left(kind: type[Valkey], face: str) -> None:
-    with kind() as primary, kind() as other:
-
-        async def scenario(store):
-            await run(store)
-            primary.follow(other.port)
-            with pytest.raises(StoreUnavailable, match=r"(?i)read.?only"):
-                await run(store, "another")
-            with pytest.raises(StoreUnavailable, match="a replica"):
-                await run(store, "another")
-            primary.ask("REPLICAOF", "NO", "ONE")
-            assert isinstance(await begin(store, "another"), Run)
-
-        play(face, RedisStore(primary.url), scenario)
-
-
-def test_a_claim_that_no_replica_has_is_refused(
-    kind: type[Valkey], face: str, caplog: pytest.LogCaptureFixture
-) -> None:
-    with kind() as primary, kind() as replica:
-        replica.follow(primary.port)
-
-        async def scenario(store):
-            first = await run(store)
-            assert replica.ask("EXISTS", name()) == 1
-            replica.stop()
-            with pytest.raises(StoreUnavailable, match=r"1 replicas did not have the claim within 0.4 s"):
-                await run(store, "another")
-            # What is done is done; that it may be forgotten is said.
-            assert await store.complete(first, b"result", ttl=60)
-            assert "a failover now may forget it" in caplog.text
-            replica.go_on()
-            replica.wait_for(lambda: bool(replica.ask("EXISTS", name("another"))))
-            again = await run(store, "another")
-            assert again.takeover  # it was given back, so nobody had to wait
-
-        play(face, RedisStore(primary.url, replicas=1, wait=0.4), scenario)
-
-
-def test_a_failover_forgets_what_the_replica_had_not_heard_of(kind: type[Valkey]) -> None:
-    """Why neither Sentinel nor Cluster can promise more: replication is asynchronous."""
-    with kind() as primary, kind() as replica, Proxy(primary.port) as link:
-        replica.follow(link.port)
-        old = RedisStore(primary.url).blocking
-        link.black_hole()
-        first = old.begin("s", "k", b"", owner="", lease=30, ttl=60)
-        assert isinstance(first, Run)
-        assert old.complete(first, b"result", ttl=60)
-        primary.kill()
-        replica.ask("REPLICAOF", "NO", "ONE")
-        new = RedisStore(replica.url).blocking
-        again = new.begin("s", "k", b"", owner="", lease=30, ttl=60)
-        assert isinstance(again, Run)  # the operation runs a second time
-        assert again.fence > first.fence  # which those who honour fences can tell
-        old.close()
-        new.close()
-
-
-def test_in_a_cluster_a_store_lives_on_the_node_of_its_slot() -> None:
-    with cluster() as nodes:
-        (home,) = [node for node in nodes if serves(node, "{shop}")]
-        store = RedisStore(home.url, tag="shop")
-        transaction = store.blocking.transaction(began(store))
-        assert transaction is not None
-        transaction.connection.execute("INCRBY", store.slot_key("sold"), 1)
-        transaction.connection.execute("HSET", store.slot_key("orders"), "k", "1")
-        assert transaction.commit(b"result", ttl=60)
-        store.blocking.close()
-        for node in nodes:
-            if node is not home:
-                store = RedisStore(node.url, tag="shop")
-                with pytest.raises(StoreUnavailable, match="a node of a cluster"):
-                    began(store)
-                store.blocking.close()
-
-
-def serves(node: Valkey, key: str) -> bool:
-    slot = node.ask("CLUSTER", "KEYSLOT", key)
-    return any(
-        first <= slot <= last and port == node.port for first, last, (_, port, *_), *_ in node.ask("CLUSTER", "SLOTS")
-    )
-
-
-def began(store: RedisStore) -> Run:
-    answer = store.blocking.begin("s", "k", b"", owner="", lease=30, ttl=60)
-    assert isinstance(answer, Run)
-    return answer

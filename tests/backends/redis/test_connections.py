@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import signal
+import socketserver
 import subprocess
 import sys
 import threading
@@ -55,7 +57,7 @@ def test_a_frozen_server_is_waited_for_no_longer_than_the_timeout(server: Valkey
         assert record is not None
         assert record.fence == first.fence
 
-    play(face, RedisStore(server.url, timeout=0.3, wait=0.1), scenario)
+    play(face, RedisStore(server.url, timeout=0.3), scenario)
 
 
 def test_what_was_idle_while_the_server_restarted_is_replaced_without_a_failure(server: Valkey, face: str) -> None:
@@ -83,6 +85,55 @@ def test_a_connection_that_breaks_twice_is_a_store_that_is_not_available(
     play(face, RedisStore(f"redis://127.0.0.1:{proxy.port}", tag=tag), scenario)
 
 
+class Rude(socketserver.BaseRequestHandler):
+    """Listens to a question, and leaves. Before that it takes the names of its clients."""
+
+    def handle(self) -> None:
+        while (heard := self.request.recv(4096)) and b"\r\nINFO\r\n" not in heard:
+            self.request.sendall(b"+OK\r\n" * heard.count(b"SETINFO"))
+
+
+def test_a_server_that_leaves_without_an_answer_twice_is_not_available(face: str) -> None:
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Rude) as server:
+        threading.Thread(target=server.serve_forever, args=(0.01,)).start()
+
+        async def scenario(store):
+            with pytest.raises(StoreUnavailable, match="the connection broke off"):
+                await run(store)
+
+        try:
+            play(face, RedisStore(f"redis://127.0.0.1:{server.server_address[1]}"), scenario)
+        finally:
+            server.shutdown()
+
+
+def test_an_interrupt_in_the_middle_of_an_answer_leaves_nothing_for_the_next(proxy: Proxy, tag: str) -> None:
+    """Ctrl-C in a plain function, which goes on all the same."""
+    store = RedisStore(f"redis://127.0.0.1:{proxy.port}", tag=tag, connections=1).blocking
+    for key in ("mine", "yours"):
+        answer = store.begin("s", key, b"", owner="", lease=30, ttl=60)
+        assert isinstance(answer, Run)
+        store.complete(answer, key.encode(), ttl=60)
+    proxy.latency = 0.05
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    try:
+        for after in (0.02, 0.07):
+            with pytest.raises(KeyboardInterrupt):
+                signal.setitimer(signal.ITIMER_REAL, after)
+                store.lookup("s", "mine")
+            yours = store.lookup("s", "yours")
+            assert yours is not None
+            assert yours.result == b"yours"
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+        store.close()
+
+
 def test_whoever_leaves_before_the_answer_leaves_nothing_for_the_next(valkey: Valkey, proxy: Proxy, tag: str) -> None:
     """One connection for all, and every caller but one in three gives up in the middle of an answer."""
     keys = [f"key {number}" for number in range(60)]
@@ -91,7 +142,7 @@ def test_whoever_leaves_before_the_answer_leaves_nothing_for_the_next(valkey: Va
         store = RedisStore(f"redis://127.0.0.1:{proxy.port}", tag=tag, connections=1)
         for key in keys:
             assert await store.complete(await run(store, key), key.encode(), ttl=60)
-        proxy.latency = 0.002
+        proxy.latency = 0.005
         left = 0
         for number, key in enumerate(keys):
             if number % 3:
@@ -192,6 +243,16 @@ def test_whoever_finds_all_connections_in_use_waits_no_longer_than_the_timeout(v
             await pool.exchange([("PING",)])
 
     asyncio.run(main())
+
+
+def test_a_block_closes_its_store(valkey: Valkey, proxy: Proxy, tag: str, backend: str) -> None:
+    async def main() -> None:
+        async with RedisStore(f"redis://127.0.0.1:{proxy.port}", tag=tag) as store:
+            await run(store)
+            assert await store.gc() == store.blocking.gc() == 0
+        await until(lambda: proxy.connections == 0)
+
+    anyio.run(main, backend=backend)
 
 
 def test_a_pool_that_is_closed_keeps_nothing_open(valkey: Valkey, proxy: Proxy, tag: str, face: str) -> None:
