@@ -5,9 +5,12 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from itertools import accumulate
+from operator import attrgetter
 from typing import Protocol, TypeAlias, TypeVar, final
 
 __all__ = ["Chance", "Drawing", "Weighed", "even", "two"]
+
+_WEIGHT = attrgetter("weight")
 
 Chance: TypeAlias = Callable[[], float]
 
@@ -26,7 +29,7 @@ W = TypeVar("W", bound=Weighed)
 
 def even(members: Sequence[Weighed]) -> bool:
     """Whether those that have a share at all have the same."""
-    return len({member.weight for member in members if member.weight > 0}) <= 1
+    return len(set(map(_WEIGHT, members)) - {0.0}) <= 1
 
 
 def two(candidates: Sequence[W], random: Chance) -> tuple[W, W]:

@@ -8,10 +8,10 @@ from array import array
 from bisect import bisect_left
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from hashlib import blake2b
-from typing import Literal, TypeAlias, TypeVar, cast, final
+from typing import TypeAlias, TypeVar, cast, final
 
 from resilient.machines.drawing import Chance, Drawing
-from resilient.machines.picking import Candidate, Why
+from resilient.machines.picking import Candidate, Change, Why
 
 __all__ = ["Identify", "MaglevPicking", "RendezvousPicking", "RingHashPicking", "hash_of", "is_prime"]
 
@@ -80,7 +80,7 @@ class _HashPicking(ABC):
         """`bounded`: its own one has as much as it may have. `fallback`: at random, for want of a key."""
 
     @abstractmethod
-    def update(self, members: Sequence[Candidate], now: float, random: Chance) -> None:
+    def update(self, change: Change, now: float, random: Chance) -> None:
         """Learn who there is."""
 
     @abstractmethod
@@ -147,7 +147,7 @@ class RendezvousPicking(_HashPicking):
         self._seeds: list[int] = []
         self._even = True
 
-    def update(self, members: Sequence[Candidate], now: float, random: Chance) -> None:
+    def update(self, change: Change, now: float, random: Chance) -> None:
         """There is nothing to keep: all that counts are the candidates."""
 
     def _look_at(self, candidates: Sequence[Candidate]) -> None:
@@ -182,32 +182,44 @@ class _TablePicking(_HashPicking):
     While only weights change, as they do for an instance that is warming up, it is made no more than once a second.
     """
 
-    __slots__ = ("_ids", "_made", "_made_from", "_stale", "_wanted")
+    __slots__ = ("_due", "_ids", "_looked", "_made", "_made_from", "_members", "_wanted")
 
     def __init__(self, *, bound: float | None, identify: Identify) -> None:
         super().__init__(bound=bound, identify=identify)
+        self._members: Sequence[Candidate] = ()
+        self._looked = True
+        """Whether `_wanted` is what `_members` want."""
         self._wanted: dict[str, tuple[str, float]] = {}
         self._made_from: dict[str, tuple[str, float]] = {}
         self._made = -math.inf
-        self._stale: Literal["no", "weights", "all"] = "no"
+        self._due = math.inf
+        """When the table is to be made anew."""
         self._ids: Sequence[str] = ()
 
-    def update(self, members: Sequence[Candidate], now: float, random: Chance) -> None:
-        """Learn who there is."""
-        named = _identities(members, self._identify)
-        wanted = {one.id: (named[one.id], one.weight) for one in members if one.weight > 0}
-        old, self._wanted = self._made_from, wanted
+    def update(self, change: Change, now: float, random: Chance) -> None:
+        """Learn who there is; what it means for the table is for the first call to find out."""
+        self._members, self._looked, self._due = change.members, False, -math.inf
+
+    def _look(self) -> None:
+        """Find out when a table is due."""
+        self._looked = True
+        named = _identities(self._members, self._identify)
+        wanted = self._wanted = {one.id: (named[one.id], one.weight) for one in self._members if one.weight > 0}
+        old = self._made_from
         if wanted == old:
-            self._stale = "no"
+            self._due = math.inf
+        elif wanted.keys() == old.keys() and all(wanted[one][0] == old[one][0] for one in wanted):
+            self._due = self._made + _SETTLING
         else:
-            same = wanted.keys() == old.keys() and all(wanted[one][0] == old[one][0] for one in wanted)
-            self._stale = "weights" if same else "all"
+            self._due = -math.inf
 
     def _follow(self, now: float) -> None:
-        if self._stale == "weights" and now < self._made + _SETTLING:
+        if not self._looked:
+            self._look()
+        if now < self._due:
             return
         wanted = self._made_from = self._wanted
-        self._made, self._stale = now, "no"
+        self._made, self._due = now, math.inf
         # By identity, so that the table is the same whatever order the instances came in.
         self._ids = sorted(wanted, key=wanted.__getitem__)
         self._make([wanted[one][0] for one in self._ids], [wanted[one][1] for one in self._ids])
@@ -221,7 +233,7 @@ class _TablePicking(_HashPicking):
         """The owner of a hash, as a position among `_ids`."""
 
     def _home(self, hashed: int, now: float) -> int | None:
-        if self._stale != "no":
+        if now >= self._due:
             self._follow(now)
         return self._positions.get(self._ids[self._at(hashed)])
 

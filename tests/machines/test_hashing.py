@@ -8,7 +8,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from random import Random
 from uuid import UUID
 
@@ -25,15 +25,9 @@ from resilient.machines.hashing import (
     is_prime,
 )
 from resilient.machines.picking import Bounding, Explaining, Picking
+from tests.machines.stubs import Stub, change
 
 KEYS = [f"user-{number}" for number in range(6000)]
-
-
-@dataclass
-class Stub:
-    id: str
-    weight: float = 1.0
-    active: int = 0
 
 
 def by_id(one: object) -> str:
@@ -71,7 +65,7 @@ def places(picking: Picking, members: Sequence[Stub], keys: Sequence[Hashable] =
 
 def mapped(make: Callable[[], Picking], members: Sequence[Stub], keys: Sequence[Hashable] = KEYS) -> list[str]:
     picking = make()
-    picking.update(members, 0.0, Random(0).random)
+    picking.update(change(members), 0.0, Random(0).random)
     return places(picking, members, keys)
 
 
@@ -162,7 +156,7 @@ def test_a_candidate_within_its_bound_is_chosen(make, weights, active, out, key,
     members = [Stub(f"i{number}", weight, active[number]) for number, weight in enumerate(weights)]
     candidates = tuple(one for number, one in enumerate(members) if number not in out) or tuple(members)
     picking = make(bound)
-    picking.update(members, 0.0, Random(0).random)
+    picking.update(change(members), 0.0, Random(0).random)
     total = picking.in_flight = sum(one.active for one in members)
     chosen = picking.pick(candidates, 0.0, Random(0).random, key)
     assert chosen in candidates
@@ -175,7 +169,7 @@ def test_a_candidate_within_its_bound_is_chosen(make, weights, active, out, key,
 def test_one_key_for_all_spreads_over_as_many_as_it_takes(make) -> None:
     members = stubs(10)
     picking = make(1.25)
-    picking.update(members, 0.0, Random(0).random)
+    picking.update(change(members), 0.0, Random(0).random)
     reasons = []
     for total in range(200):
         picking.in_flight = total
@@ -192,7 +186,7 @@ def test_one_key_for_all_spreads_over_as_many_as_it_takes(make) -> None:
 def test_without_a_bound_one_key_stays_at_home(make) -> None:
     members = tuple(replace(one, active=100) for one in stubs(10))
     picking = make(None)
-    picking.update(members, 0.0, Random(0).random)
+    picking.update(change(members), 0.0, Random(0).random)
     picking.in_flight = 1000
     assert set(places(picking, members, ["everybody's"] * 50)) == set(mapped(make, stubs(10), ["everybody's"]))
 
@@ -201,7 +195,7 @@ def test_without_a_bound_one_key_stays_at_home(make) -> None:
 def test_keys_of_what_is_out_of_use_spread_over_the_others_and_come_back(make) -> None:
     members = stubs(8)
     picking = make(None)
-    picking.update(members, 0.0, Random(0).random)
+    picking.update(change(members), 0.0, Random(0).random)
     before = places(picking, members)
     without = places(picking, members[1:])
     heirs = Counter(new for old, new in zip(before, without, strict=True) if old == members[0].id)
@@ -215,7 +209,7 @@ def test_keys_of_what_is_out_of_use_spread_over_the_others_and_come_back(make) -
 def test_few_usable_of_many_are_found_and_the_key_stays_there(make) -> None:
     members = stubs(500)
     picking = make(1.25)
-    picking.update(members, 0.0, Random(0).random)
+    picking.update(change(members), 0.0, Random(0).random)
     few = members[7:9]
     first = places(picking, few, KEYS[:200])
     assert set(first) == {one.id for one in few}
@@ -226,7 +220,7 @@ def test_few_usable_of_many_are_found_and_the_key_stays_there(make) -> None:
 def test_without_a_key_it_is_chance_by_weight(make) -> None:
     members = (Stub("a", 3.0), Stub("b"))
     picking = make()
-    picking.update(members, 0.0, Random(0).random)
+    picking.update(change(members), 0.0, Random(0).random)
     random = Random(0).random
     counts = Counter(picking.pick(members, 0.0, random, None).id for _ in range(4000))
     assert picking.why == "fallback"
@@ -246,10 +240,10 @@ def test_it_explains_itself(make) -> None:
 def test_weights_that_change_by_themselves_make_a_new_table_once_a_second(make) -> None:
     members = (Stub("a", 0.1), Stub("b"))
     picking = make()
-    picking.update(members, 0.0, Random(0).random)
+    picking.update(change(members), 0.0, Random(0).random)
     assert Counter(places(picking, members, now=0.0))["a"] < 0.15 * len(KEYS)
     members[0].weight = 1.0
-    picking.update(members, 0.5, Random(0).random)
+    picking.update(change(members, members), 0.5, Random(0).random)
     assert Counter(places(picking, members, now=0.9))["a"] < 0.15 * len(KEYS)
     assert Counter(places(picking, members, now=1.0))["a"] > 0.4 * len(KEYS)
 
@@ -257,13 +251,13 @@ def test_weights_that_change_by_themselves_make_a_new_table_once_a_second(make) 
 def test_a_weight_that_is_back_before_anybody_asked_makes_no_new_table() -> None:
     members = (Stub("a", 0.1), Stub("b"))
     picking = small_maglev()
-    picking.update(members, 0.0, Random(0).random)
+    picking.update(change(members), 0.0, Random(0).random)
     places(picking, members)
     table = picking._table
     members[0].weight = 1.0
-    picking.update(members, 5.0, Random(0).random)
+    picking.update(change(members, members), 5.0, Random(0).random)
     members[0].weight = 0.1
-    picking.update(members, 6.0, Random(0).random)
+    picking.update(change(members, members), 6.0, Random(0).random)
     places(picking, members, now=9.0)
     assert picking._table is table
 
@@ -272,9 +266,9 @@ def test_a_weight_that_is_back_before_anybody_asked_makes_no_new_table() -> None
 def test_who_comes_is_in_the_table_at_once(make) -> None:
     members = stubs(3)
     picking = make()
-    picking.update(members[:2], 0.0, Random(0).random)
+    picking.update(change(members[:2]), 0.0, Random(0).random)
     places(picking, members[:2])
-    picking.update(members, 0.0, Random(0).random)
+    picking.update(change(members, members[:2]), 0.0, Random(0).random)
     assert members[2].id in places(picking, members, now=0.0)
 
 
@@ -283,7 +277,7 @@ def test_the_points_of_the_others_stay_while_their_number_fits() -> None:
     for count in (1, 2, 8, 9, 16, 17, 10_000):
         picking = ring()
         members = stubs(count)
-        picking.update(members, 0.0, Random(0).random)
+        picking.update(change(members), 0.0, Random(0).random)
         picking.pick(members, 0.0, Random(0).random, "a")
         places(picking, (*members, Stub("another")), ["a"])
         sizes.append(len(picking._points))
