@@ -5,6 +5,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from itertools import accumulate
+from math import floor
 from operator import attrgetter
 from typing import Protocol, TypeAlias, TypeVar, final
 
@@ -38,8 +39,8 @@ def two(candidates: Sequence[W], random: Chance) -> tuple[W, W]:
     Drawn without replacement: with it, one of `n` would still get a call in `n * n` however bad it is.
     """
     count = len(candidates)
-    first = int(random() * count)
-    second = int(random() * (count - 1))
+    first = floor(random() * count)
+    second = floor(random() * (count - 1))
     if second >= first:
         second += 1
     return candidates[first], candidates[second]

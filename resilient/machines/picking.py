@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
+from math import exp, floor
 from operator import attrgetter
 from statistics import median_low
 from typing import Any, Literal, Protocol, TypeAlias, TypeVar, final, runtime_checkable
 
-from resilient.machines.drawing import Chance, Drawing, even, two
-from resilient.machines.ewma import LatencyEwma
+from resilient.machines.drawing import Chance, Drawing, even
+from resilient.machines.ewma import FLOOR, LatencyEwma
 
 __all__ = [
     "Bounding",
@@ -136,7 +137,7 @@ class Bounding(Protocol):
     """A picking that looks at how busy all instances are together."""
 
     in_flight: int
-    """How many calls of ours are with members; set by the owner before each choice."""
+    """How many calls of ours are with members; counted by the owner, from 0 on."""
 
 
 @final
@@ -156,7 +157,7 @@ class RandomPicking:
     def pick(self, candidates: Sequence[C], now: float, random: Chance, key: Hashable) -> C:
         """Draw one."""
         if self._even:
-            return candidates[int(random() * len(candidates))]
+            return candidates[floor(random() * len(candidates))]
         return self._drawing.one(candidates, random)
 
     def score(self, candidate: Candidate, now: float) -> float:
@@ -223,9 +224,14 @@ class LeastRequestPicking:
 
     def pick(self, candidates: Sequence[C], now: float, random: Chance, key: Hashable) -> C:
         """Choose the less busy one of two."""
-        if len(candidates) == 1:
+        count = len(candidates)
+        if count == 1:
             return candidates[0]
-        one, other = two(candidates, random) if self._even else self._drawing.two(candidates, random)
+        if self._even:  # what `two` does, in this frame
+            first, second = floor(random() * count), floor(random() * (count - 1))
+            one, other = candidates[first], candidates[second + 1 if second >= first else second]
+        else:
+            one, other = self._drawing.two(candidates, random)
         return other if other.active * one.weight < one.active * other.weight else one
 
     def score(self, candidate: Candidate, now: float) -> float:
@@ -244,10 +250,11 @@ class PeakEwmaPicking:
     Of more than some hundred others the median is that of a part of them, taken all over their shuffled order.
     """
 
-    __slots__ = ("_initial", "_longest", "_penalty", "_tau")
+    __slots__ = ("_fading", "_initial", "_longest", "_penalty", "_tau")
 
     def __init__(self, *, tau: float, penalty: float, longest: float, initial: float) -> None:
         self._tau = tau
+        self._fading = -tau
         self._penalty = penalty
         self._longest = longest
         self._initial = initial
@@ -269,10 +276,32 @@ class PeakEwmaPicking:
 
     def pick(self, candidates: Sequence[C], now: float, random: Chance, key: Hashable) -> C:
         """Choose the one of two that is expected to answer sooner."""
-        if len(candidates) == 1:
+        count = len(candidates)
+        if count == 1:
             return candidates[0]
-        one, other = two(candidates, random)
-        return other if self.score(other, now) < self.score(one, now) else one
+        # `two`, and `score` of both, in this frame: five calls would cost as much as everything else in a pick.
+        first, second = floor(random() * count), floor(random() * (count - 1))
+        one, other = candidates[first], candidates[second + 1 if second >= first else second]
+        fading = self._fading
+        estimate: LatencyEwma = one.memory
+        here = estimate.cost
+        age = now - estimate.stamp
+        if age > 0:
+            here *= exp(age / fading)
+        if here < FLOOR:  # noqa: PLR1730 - max() costs as much as all the rest
+            here = FLOOR
+        if one.active:
+            here *= one.active + 1
+        estimate = other.memory
+        there = estimate.cost
+        age = now - estimate.stamp
+        if age > 0:
+            there *= exp(age / fading)
+        if there < FLOOR:  # noqa: PLR1730
+            there = FLOOR
+        if other.active:
+            there *= other.active + 1
+        return other if there / other.weight < here / one.weight else one
 
     def score(self, candidate: Candidate, now: float) -> float:
         """When it is expected to answer, in seconds for each unit of weight."""
@@ -281,7 +310,16 @@ class PeakEwmaPicking:
 
     def observe(self, candidate: Candidate, latency: float, now: float) -> None:
         """Learn from an answer."""
-        candidate.memory.observe(latency, now)
+        # What `LatencyEwma.observe` does, in this frame.
+        estimate: LatencyEwma = candidate.memory
+        age, cost = now - estimate.stamp, estimate.cost
+        if latency >= cost:
+            estimate.cost = latency
+        else:
+            weight = exp(age / self._fading) if age > 0 else 1.0
+            estimate.cost = cost * weight + latency * (1.0 - weight)
+        if age > 0:
+            estimate.stamp = now
 
     def observe_unfinished(self, candidate: Candidate, elapsed: float, now: float) -> None:
         """Learn from a call that was given up."""

@@ -12,6 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from resilient.machines.drawing import two
+from resilient.machines.ewma import LatencyEwma
 from resilient.machines.picking import (
     Change,
     LeastRequestPicking,
@@ -226,6 +228,44 @@ def test_who_left_is_forgotten() -> None:
     picking.update(change([b], [a, b]), 1.0, Random(0).random)
     picking.update(change([a, b], [b]), 1.0, Random(0).random)
     assert picking.score(a, 1.0) < 1.0
+
+
+@given(
+    st.lists(
+        st.tuples(st.floats(1e-5, 9.0), st.floats(0.0, 20.0), st.integers(0, 3), st.floats(0.1, 9.0)),
+        min_size=2,
+        max_size=5,
+    ),
+    st.floats(0.0, 40.0),
+    st.integers(0, 100),
+)
+def test_the_choice_is_by_the_score_and_the_score_is_that_of_the_estimate(
+    given_: list[tuple[float, float, int, float]], now: float, seed: int
+) -> None:
+    members = stubs(len(given_))
+    estimates = [LatencyEwma(0.03, 3.0, 0.0) for _ in members]
+    picking = ewma()
+    picking.update(change(members), 0.0, Random(0).random)
+    for (latency, at, active, weight), member, estimate in zip(given_, members, estimates, strict=True):
+        member.active, member.weight = active, weight
+        for moment in (at, at + 0.5):
+            picking.observe(member, latency, moment)
+            estimate.observe(latency, moment)
+    expected = [one.read(now) * (each.active + 1) / each.weight for one, each in zip(estimates, members, strict=True)]
+    assert [picking.score(member, now) for member in members] == expected
+    one, other = two(members, Random(seed).random)
+    better = other if picking.score(other, now) < picking.score(one, now) else one
+    assert picking.pick(members, now, Random(seed).random, None) is better
+
+
+@given(st.integers(2, 9), st.integers(0, 100))
+def test_two_equally_busy_ones_are_chosen_from_in_the_order_drawn(count: int, seed: int) -> None:
+    members = stubs(count)
+    picking = started(LeastRequestPicking, members)
+    one, other = two(members, Random(seed).random)
+    assert picking.pick(members, 0.0, Random(seed).random, None) is one
+    one.active = 1
+    assert picking.pick(members, 0.0, Random(seed).random, None) is other
 
 
 def test_after_a_long_silence_the_calls_in_flight_decide() -> None:
