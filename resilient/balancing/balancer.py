@@ -128,7 +128,7 @@ class Balancer:
                 self._ejecting.forget(member)
                 if self._bounding is not None:
                     self._bounding.in_flight -= member.active
-            came = set(added)
+            came = set(added)  # pickers see them in their own order, the event names them in the snapshot's
             in_order = [member for member in roster.order if member in came] if len(came) > 1 else added
             self._arrange(now, random, Change(roster.order, in_order, removed))
         return (
