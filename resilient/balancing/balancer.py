@@ -226,7 +226,8 @@ class Balancer:
             good = self._good
             if now >= good.edge:
                 good.roll(now)
-            good.present[member] += 1
+            counts = good.present
+            counts[member] = counts.get(member, 0) + 1
             circuit.row = 0
             return _QUIET
         finally:

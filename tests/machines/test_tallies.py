@@ -33,7 +33,7 @@ def test_what_is_counted_at_once_is_what_is_added() -> None:
     tallies = Tallies[str](10.0)
     tallies.roll(3.2)
     assert tallies.edge == 4.0
-    tallies.present["a"] += 1
+    tallies.present["a"] = tallies.present.get("a", 0) + 1
     tallies.add("a", 3.9)
     assert tallies.total("a", 13.9) == 2
     assert tallies.total("a", 14.0) == 0
