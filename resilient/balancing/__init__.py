@@ -22,7 +22,7 @@ from resilient.balancing.reporting import Prequal, WeightedRoundRobin
 from resilient.machines.comparison import Comparison
 from resilient.machines.load import Load, Reporting
 from resilient.machines.outlier import Ejection
-from resilient.machines.picking import Candidate, Observer, Picking
+from resilient.machines.picking import Candidate, Change, Observer, Picking
 from resilient.machines.prequal import Prober
 
 __all__ = [
@@ -30,6 +30,7 @@ __all__ = [
     "Balance",
     "Balancer",
     "Candidate",
+    "Change",
     "Check",
     "CheckFailed",
     "Comparison",
