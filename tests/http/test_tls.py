@@ -185,7 +185,10 @@ def test_a_handshake_that_is_broken_off_leaves_no_connection_behind(backend, pac
             orders = Service("orders", server.url, policies=[Timeout(0.2 if ended_by == "the deadline" else 30.0)])
             transport = Transport(orders, verify=False)
             async with orders, package.AsyncClient(transport=transport, timeout=None) as http:
-                with anyio.move_on_after(0.2 if ended_by == "the caller" else 30.0), suppress(DeadlineExceeded, package.TimeoutException):
+                with (
+                    anyio.move_on_after(0.2 if ended_by == "the caller" else 30.0),
+                    suppress(DeadlineExceeded, package.TimeoutException),
+                ):
                     await http.get("https://orders/")
                 assert await anyio.to_thread.run_sync(closed.wait, 5.0)
                 assert server.connections == 1
