@@ -6,9 +6,9 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from resilient.balancing import Ejection, PeakEwma
+from resilient.balancing import Ejection, PeakEwma, Picker, Prequal
 from resilient.call import Policy
-from resilient.lab.contenders import changed
+from resilient.lab.contenders import changed, prequal
 from resilient.lab.stacks import Stack
 from resilient.policies.adaptive_throttle import AdaptiveThrottle
 from resilient.policies.circuit_breaker import CircuitBreaker
@@ -28,6 +28,7 @@ __all__ = [
     "with_ejection",
     "with_ejection_or_none",
     "with_peak_ewma",
+    "with_picker",
     "with_policies",
     "with_retry",
     "with_throttle",
@@ -121,6 +122,11 @@ def with_ejection(name: str, value: Any) -> Stack:
 def with_ejection_or_none(name: str, value: float | None) -> Stack:
     """Like `with_ejection`; None: without ejection."""
     return changed("changed", ejection=None) if value is None else with_ejection(name, value)
+
+
+def with_picker(picker: Picker) -> Stack:
+    """With another picker; one that asks instances asks those of the lab."""
+    return changed("changed", picker=prequal if picker == Prequal() else picker)
 
 
 def with_peak_ewma(name: str, value: float) -> Stack:

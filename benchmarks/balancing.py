@@ -12,6 +12,10 @@ A result file holds the header (`schema`, `date`, `machine`, `versions`), the `s
 
 `picks`
     `picker`, `instances`, `us`: of a pick.
+`moves`
+    `picker`, `instances`, `change`, `mean`, `most`: of the keys that belong to another instance after a `removal` or a
+    `replacement` of one, in shares: 1 is as many as an equal instance has. Of some sets of instances the mean, and the
+    one of which most move.
 `changes`
     `change`, `picker`, `instances`, `ms`: a whole `snapshot` for a new balancer; a `diff`, by which one instance is
     replaced; and the `table` that is made at the first pick after that.
@@ -27,6 +31,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from itertools import cycle
+from statistics import fmean
 from time import perf_counter
 
 from benchmarks.measuring import Slice, interleave, percentile
@@ -74,6 +79,12 @@ PICKERS: dict[str, Picker] = {
 }
 CONSTANT = ("Random", "RoundRobin", "LeastRequest", "PeakEwma")
 """Those that are to cost next to nothing, and hardly more with many instances than with few."""
+TABLES = ("RingHash", "Maglev")
+MOVED_SIZES = (10, 50, 100, 200)
+_MOVED_AMONG = 50
+_MOVED_SHARES = {"removal": 1.2, "replacement": 2.5}
+_SETS = 5
+_KEYS = 40_000
 _AT_MOST_US = 1.5
 _AT_MOST_GROWTH = 2.0
 _SNAPSHOT_MS = 50.0
@@ -99,13 +110,24 @@ class Change:
     ms: float
 
 
-def fleet(count: int) -> Snapshot:
+@dataclass(frozen=True, slots=True)
+class Move:
+    """How many keys a change moves, in shares."""
+
+    picker: str
+    instances: int
+    change: str
+    mean: float
+    most: float
+
+
+def fleet(count: int, seed: int = 10) -> Snapshot:
     """So many instances."""
-    return Snapshot(version=1, instances=tuple(_instance(number) for number in range(count)))
+    return Snapshot(version=1, instances=tuple(_instance(number, seed) for number in range(count)))
 
 
-def _instance(number: int) -> Instance:
-    return Instance(id=f"10.{number >> 16}.{number >> 8 & 255}.{number & 255}:8080", host="h", port=80)
+def _instance(number: int, seed: int = 10) -> Instance:
+    return Instance(id=f"{seed}.{number >> 16}.{number >> 8 & 255}.{number & 255}:8080", host="h", port=80)
 
 
 def replaced(snapshot: Snapshot) -> Snapshot:
@@ -196,7 +218,38 @@ def first_pick(balancer: Balancer, now: float) -> None:
     balancer.settle(balancer.pick(now, _CHANCE, None, "key"), Outcome.OK, 0.01, now, _CHANCE)
 
 
-def judge(picks: Sequence[Pick], changes: Sequence[Change]) -> list[Verdict]:
+def measure_moves(pickers: Sequence[str]) -> list[Move]:
+    """Of the pickers with a table, since the others never move a key that could stay."""
+    found: list[Move] = []
+    for count in MOVED_SIZES:
+        for picker in (one for one in pickers if one in TABLES):
+            moved: dict[str, list[float]] = {"removal": [], "replacement": []}
+            for seed in range(_SETS):
+                whole = fleet(count, seed).instances
+                before = owners(picker, whole)
+                for change, after in (("removal", whole[1:]), ("replacement", (*whole[1:], _instance(count, seed)))):
+                    others = owners(picker, after)
+                    differ = sum(one != other for one, other in zip(before, others, strict=True))
+                    moved[change].append(differ * count / len(before))
+            found += [
+                Move(picker, count, change, round(fmean(shares), 3), round(max(shares), 3))
+                for change, shares in moved.items()
+            ]
+    return found
+
+
+def owners(picker: str, instances: Sequence[Instance]) -> list[str]:
+    """Whose the keys are."""
+    balancer = balancing(picker, Snapshot(version=1, instances=tuple(instances)))
+    found = []
+    for key in range(_KEYS):
+        picked = balancer.pick(0.0, _CHANCE, None, key)
+        found.append(picked.instance.id)
+        balancer.settle(picked, Outcome.OK, 0.01, 0.0, _CHANCE)
+    return found
+
+
+def judge(picks: Sequence[Pick], changes: Sequence[Change], moves: Sequence[Move] = ()) -> list[Verdict]:
     """Compare with the goals, as far as their subjects were measured."""
     us = {(pick.picker, pick.instances): pick.us for pick in picks}
     fewest, most = SIZES[0], SIZES[-1]
@@ -212,10 +265,15 @@ def judge(picks: Sequence[Pick], changes: Sequence[Change]) -> list[Verdict]:
         if taken:
             worst = max(taken)
             verdicts.append(Verdict(f"{change} of {most:,}, ms, the slowest picker", limit, worst, worst <= limit))
+    for move in moves:
+        if move.instances <= _MOVED_AMONG:
+            limit = _MOVED_SHARES[move.change]
+            words = f"{move.picker}, shares moved by a {move.change}, {move.instances} instances"
+            verdicts.append(Verdict(words, limit, move.most, move.most <= limit))
     return verdicts
 
 
-def _in_words(picks: Sequence[Pick], changes: Sequence[Change], *, markdown: bool) -> str:
+def _in_words(picks: Sequence[Pick], changes: Sequence[Change], moves: Sequence[Move], *, markdown: bool) -> str:
     us = {(pick.picker, pick.instances): pick.us for pick in picks}
     ms = {(one.picker, one.change, one.instances): one.ms for one in changes}
     pickers = list(dict.fromkeys(pick.picker for pick in picks))
@@ -231,7 +289,14 @@ def _in_words(picks: Sequence[Pick], changes: Sequence[Change], *, markdown: boo
         )
         for picker in pickers
     ]
-    return table(columns, rows, markdown=markdown)
+    words = table(columns, rows, markdown=markdown)
+    if moves:
+        columns = ["keys moved, in shares: mean, most", *(f"{count} instances" for count in MOVED_SIZES)]
+        shares = {(one.picker, one.change, one.instances): f"{one.mean:.2f}, {one.most:.2f}" for one in moves}
+        kinds_moved = dict.fromkeys((one.picker, one.change) for one in moves)
+        lines = [(" ".join(kind), *(shares[*kind, count] for count in MOVED_SIZES)) for kind in kinds_moved]
+        words += "\n\n" + table(columns, lines, markdown=markdown)
+    return words
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -245,13 +310,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(f"--only {','.join(unknown)}: one of {', '.join(PICKERS)}")
     head = begin(parser, ())
     picks, changes = measure_picks(chosen, given.seconds), measure_changes(chosen)
+    moves = measure_moves(chosen)
     result = {
         **head,
         "seconds": given.seconds,
         "picks": [asdict(pick) for pick in picks],
         "changes": [asdict(change) for change in changes],
+        "moves": [asdict(move) for move in moves],
     }
-    return finish(given, result, _in_words(picks, changes, markdown=given.markdown), judge(picks, changes))
+    return finish(
+        given, result, _in_words(picks, changes, moves, markdown=given.markdown), judge(picks, changes, moves)
+    )
 
 
 if __name__ == "__main__":

@@ -4,6 +4,8 @@
     python -m benchmarks.defaults --only ejection,picker   # some of them
     make golden                                            # writes them down, among other things
 
+With `--write --only picker` that table is written anew, and the others stay as they are.
+
 Each question turns one setting of the default stack and plays the same calls with the same seeds. The runs depend on
 nothing but the code, as all of the lab's do: on another machine they only take longer. The tables are written to
 `benchmarks/results/defaults.md`, in sections that a page of the documentation includes.
@@ -130,14 +132,30 @@ def _section(name: str, text: str) -> str:
     return f"<!-- --8<-- [start:{name}] -->\n\n{text}\n\n<!-- --8<-- [end:{name}] -->"
 
 
+def _written(name: str) -> str:
+    """The part of that name as it was written last."""
+    text = RESULT.with_suffix(".md").read_text(encoding="utf-8")
+    _, start, rest = text.partition(f"<!-- --8<-- [start:{name}] -->")
+    part, end, _ = rest.partition(f"<!-- --8<-- [end:{name}] -->")
+    if not (start and end):
+        raise LookupError(f"{RESULT.with_suffix('.md').name} has no table of {name!r}: write them all")
+    return _section(name, part.strip())
+
+
 def _page(head: Mapping[str, Any], questions: Sequence[Question], played: Mapping[Job, Run], seeds: int) -> str:
+    """All parts; those of questions that are not played now stay as they are."""
     count = f"{seeds} seed" if seeds == 1 else f"{seeds} seeds"
     header = f"{in_words(head)} {count}. Means over the seeds (of recovery the median) with 95 % intervals."
     unmeasured = "\n".join(f"- `{name}`: {why}." for name, why in UNMEASURED.items())
     return "\n\n".join(
         [
             _section("header", header),
-            *(_section(one.name, _tables(one, played, seeds, markdown=True)) for one in questions),
+            *(
+                _section(one.name, _tables(one, played, seeds, markdown=True))
+                if one in questions
+                else _written(one.name)
+                for one in QUESTIONS
+            ),
             _section("unmeasured", unmeasured),
         ]
     )
@@ -153,15 +171,24 @@ def _compared(answers: Sequence[Mapping[str, Any]], written: Mapping[str, Any], 
     return f"Same as in {RESULT.name}: {len(answers) - len(different)} of {len(answers)}.{told}"
 
 
+def _with_the_others(answers: Sequence[Mapping[str, Any]], seeds: int) -> list[Mapping[str, Any]]:
+    """The answers to all questions: those that were not asked now are as they were written last."""
+    found = {answer["name"]: answer for answer in answers}
+    if len(found) < len(QUESTIONS):
+        written = json.loads(RESULT.read_text(encoding="utf-8"))
+        if written["seeds"] != seeds:
+            raise ValueError(f"--seeds={seeds}: the questions that are not asked now have {written['seeds']}")
+        found = {answer["name"]: answer for answer in written["questions"]} | found
+    return [found[question.name] for question in QUESTIONS]
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Play and print; return the exit code: 130 where it was interrupted."""
     parser = options("Play each default of the service beside its alternatives.", seconds=None)
     parser.add_argument("--seeds", type=int, default=_SEEDS, help="of each run (default: %(default)s)")
     parser.add_argument("--only", metavar="WORDS", help="questions whose names hold one of these, separated by commas")
-    parser.add_argument("--write", action="store_true", help=f"write {RESULT.name} and its tables anew; plays all")
+    parser.add_argument("--write", action="store_true", help=f"write {RESULT.name} and its tables anew")
     given = parser.parse_args(arguments)
-    if given.write and given.only is not None:
-        parser.error("--write: writes all questions, not --only some")
     words = None if given.only is None else given.only.split(",")
     questions = [one for one in QUESTIONS if words is None or any(word in one.name for word in words)]
     head = begin(parser, ("anyio",))
@@ -183,7 +210,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     answers = [_answer(one, played, given.seeds) for one in questions]
     result = {**head, "seeds": given.seeds, "questions": answers}
     if given.write:
-        RESULT.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+        whole = {**result, "questions": _with_the_others(answers, given.seeds)}
+        RESULT.write_text(json.dumps(whole, indent=1) + "\n", encoding="utf-8")
         RESULT.with_suffix(".md").write_text(_page(head, questions, played, given.seeds) + "\n", encoding="utf-8")
     tables = [
         f"{one.asks} {one.setting}\n\n{_tables(one, played, given.seeds, markdown=given.markdown)}" for one in questions

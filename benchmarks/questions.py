@@ -25,13 +25,13 @@ from benchmarks.alternatives import (
     with_ejection,
     with_ejection_or_none,
     with_peak_ewma,
+    with_picker,
     with_policies,
     with_retry,
     with_throttle,
     with_timeout,
 )
-from resilient.balancing import Ejection, LeastRequest, PeakEwma, RoundRobin
-from resilient.lab.contenders import changed
+from resilient.balancing import Ejection, LeastRequest, PeakEwma, Prequal, Random, RoundRobin, WeightedRoundRobin
 from resilient.lab.stacks import Stack
 from resilient.policies.adaptive_throttle import AdaptiveThrottle
 from resilient.policies.hedge import Hedge
@@ -308,8 +308,16 @@ QUESTIONS: Sequence[Question] = (
         asks="Which instance gets the call?",
         setting="Service(balancer=)",
         default=PeakEwma(),
-        alternatives=(RoundRobin(), LeastRequest(), PeakEwma()),
-        make=lambda picker: changed("changed", picker=picker),
+        # The usual blackout, 10 s, is as long as some of the scenarios. Those that hash go by keys, not by load.
+        alternatives=(
+            Random(),
+            RoundRobin(),
+            WeightedRoundRobin(blackout=1.0),
+            LeastRequest(),
+            PeakEwma(),
+            Prequal(),
+        ),
+        make=with_picker,
         text=class_name,
         plays=(_HEALTHY, _SLOW, _SINKHOLE, _THIN, _ANTAGONISTS, _PAUSES),
     ),

@@ -12,7 +12,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar, cast, final, overload
 import anyio
 from anyio.from_thread import start_blocking_portal
 
-from resilient.balancing import Balancer, Explanation, Filter, HealthCheck, Load, Picker, Standing
+from resilient.balancing import Balancer, Explanation, Filter, HealthCheck, Load, Picker, Priorities, Standing
 from resilient.balancing.checking import Checking
 from resilient.call import Call, Policy
 from resilient.context import Options, current_runtime, detached
@@ -118,8 +118,15 @@ class Service:
                 raise ValueError(f"ejection={ejection!r}: {balancer!r} has its own; give it there")
             if filters:
                 raise ValueError(f"filters={filters!r}: {balancer!r} has its own; give them there")
+            if _lists_backups(self.discovery) and not _goes_by_priorities(balancer.filters):
+                raise ValueError(
+                    f"discovery={discovery!r}: it lists backups, and {balancer!r} would use them like the others; "
+                    "give it filters=[Priorities()], or the source backups=False (in a URL, backups=no)"
+                )
             self.balancer = balancer
         else:
+            if _lists_backups(self.discovery) and not _goes_by_priorities(filters):
+                filters = [*filters, Priorities()]
             self.balancer = Balancer(balancer, ejection=ejection, filters=filters, name=name)
         if not (health is None or isinstance(health, HealthCheck)):
             raise TypeError(f"health={health!r}: a HealthCheck(...), which says what is asked and how often, or None")
@@ -336,3 +343,11 @@ def _instance_first(call: Call) -> tuple[tuple[Any, ...], dict[str, Any]]:
 def _instance_second(call: Call) -> tuple[tuple[Any, ...], dict[str, Any]]:
     args, kwargs = cast("tuple[tuple[Any, ...], dict[str, Any]]", call.request)
     return (args[0], call.instance, *args[1:]), kwargs
+
+
+def _lists_backups(discovery: Discovery) -> bool:
+    return bool(getattr(discovery, "backups", False))
+
+
+def _goes_by_priorities(filters: Sequence[Filter]) -> bool:
+    return any(isinstance(one, Priorities) for one in filters)

@@ -593,7 +593,7 @@ def test_one_block_serves_all_threads_and_a_second_one_is_refused():
 def test_the_thread_of_a_block_is_on_the_clock_of_its_caller():
     service = Service("orders", THREE)
     with use_runtime(virtual_time.runtime()), service:
-        (member, *_) = service.balancer._order
+        (member, *_) = service.balancer._roster
         assert member.healthy_since == 0.0
 
         @service

@@ -9,7 +9,7 @@ from __future__ import annotations
 from resilient.balancing.affinity import Maglev, Rendezvous, RingHash
 from resilient.balancing.balancer import Balancer
 from resilient.balancing.explanation import Explanation, Standing
-from resilient.balancing.filters import Draining, PreferZone, SlowStart, Subset, TrafficSplit, ZoneHints
+from resilient.balancing.filters import Draining, PreferZone, Priorities, SlowStart, Subset, TrafficSplit, ZoneHints
 from resilient.balancing.health import Check, CheckFailed, HealthCheck, HttpCheck, TcpCheck
 from resilient.balancing.keys import Key, Keyed, by_argument, by_header
 from resilient.balancing.member import Filter, Filtering, Member, Split, Splitting
@@ -22,7 +22,7 @@ from resilient.balancing.reporting import Prequal, WeightedRoundRobin
 from resilient.machines.comparison import Comparison
 from resilient.machines.load import Load, Reporting
 from resilient.machines.outlier import Ejection
-from resilient.machines.picking import Candidate, Observer, Picking
+from resilient.machines.picking import Candidate, Change, Observer, Picking
 from resilient.machines.prequal import Prober
 
 __all__ = [
@@ -30,6 +30,7 @@ __all__ = [
     "Balance",
     "Balancer",
     "Candidate",
+    "Change",
     "Check",
     "CheckFailed",
     "Comparison",
@@ -53,6 +54,7 @@ __all__ = [
     "Picking",
     "PreferZone",
     "Prequal",
+    "Priorities",
     "Probe",
     "Prober",
     "Probing",

@@ -79,18 +79,19 @@ class RingHash:
 
     As `Rendezvous`, which see for `key` and `bound`, but a look-up takes the same few microseconds for any number of
     instances. The price is a ring that is made at the first call after they have changed (some milliseconds, 30 of
-    them for 10,000 instances), and shares that are uneven by a tenth or more.
+    them for 10,000 instances), and shares that are uneven, for up to 128 instances by a sixteenth.
 
     `least`, `most`
-        How many points the ring has (1,024 and 4,096, as in gRPC): with more of them shares are more even. The points
-        of an instance stay as they are until their number no longer fits; then it is halved, for all. Where there are
-        more instances than `most`, each has one point.
+        How many points the ring has (1,024 and 32,768). Shares are off by one over the root of the points of an
+        instance: with gRPC's 4,096 some of 50 instances have a third more than others, and lose as much when they
+        leave. The points of an instance stay as they are until their number no longer fits; then it is halved, for
+        all. Where there are more instances than `most`, each has one point.
     """
 
     key: Key
     bound: float | None = 1.25
     least: int = 1024
-    most: int = 4096
+    most: int = 32_768
 
     def __post_init__(self) -> None:
         _check(self.key, self.bound)
@@ -111,17 +112,19 @@ class Maglev:
 
     As `Rendezvous`, which see for `key` and `bound`, but a look-up is one index, for any number of instances, and their
     shares differ by a hundredth or so. The price is the table, which is made at the first call after the instances have
-    changed (some 50 ms), and that a few more keys move than have to.
+    changed (some 50 to 130 ms), and that more keys move than have to: with 50 instances a sixth more, with 200 twice as
+    many (0.16 * sqrt(n ** 3 / size) shares).
 
     `size`
-        Of the table (65,537): a prime number, at least a hundred times the number of instances for even shares.
+        Of the table (131,071): a prime number, at least a hundred times the number of instances for even shares. The
+        paper's 65,537 is made in less than two thirds of the time, and moves 1.23 shares when one of 50 leaves.
 
     Eisenbud et al., *Maglev: A Fast and Reliable Software Network Load Balancer*.
     """
 
     key: Key
     bound: float | None = 1.25
-    size: int = 65537
+    size: int = 131_071
 
     def __post_init__(self) -> None:
         _check(self.key, self.bound)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
-from collections.abc import Collection, Hashable, Sequence
+from collections.abc import Hashable, Sequence
 from typing import final
 
 from resilient.balancing.member import Member
 from resilient.balancing.narrowing import Fork, Narrowing
 from resilient.balancing.pick import Reason
+from resilient.balancing.roster import Roster
 from resilient.instance import Instance
 from resilient.machines.circuit import Permit
 from resilient.machines.outlier import Ejection
@@ -20,20 +20,15 @@ __all__ = ["Arrangement"]
 
 @final
 class Arrangement:
-    """What filters, ejection and health checks leave of `members`, until something changes; it sets their weights."""
+    """What filters, ejection and health checks leave of the members, until something changes."""
 
     __slots__ = ("again", "candidates", "division", "first", "reason", "straight", "trial", "until")
 
-    def __init__(
-        self, members: Sequence[Member], narrowing: Narrowing, rules: Ejection, now: float, random: Chance
-    ) -> None:
-        for member in members:
-            member.weight = member.instance.weight
-        serving, until = narrowing.weigh([member for member in members if member.weight > 0], now, random)
-        self.division = rules.divide(serving, now)
-        self.until = min(until, self.division.until)
-        self.candidates = tuple(member for member in self.division.usable if member.weight > 0)
-        self.trial = tuple(member for member in self.division.trial if member.weight > 0)
+    def __init__(self, roster: Roster, narrowing: Narrowing, rules: Ejection, now: float, random: Chance) -> None:
+        serving, until = narrowing.weigh(roster.serving(), now, random)
+        self.division = division = rules.divide(serving, roster.unfit, now)
+        self.until = min(until, division.until)
+        self.candidates, self.trial = narrowing.left(division.usable), narrowing.left(division.trial)
         self.first, self.again = narrowing.first(self.candidates), narrowing.again(self.candidates)
         self.straight = None if self.trial or isinstance(self.first, Fork) else self.first
         """Where first attempts go without further ado; None: somebody is on trial, or a lot has to be drawn."""
@@ -63,16 +58,6 @@ class Arrangement:
         if fresh:
             return tuple(member for member in group if member.id not in before) or fresh, "elsewhere", None
         return group, "again", None
-
-    def describe(self, members: Collection[Member]) -> str:
-        """Say in a line how those stand of whom discovery knows."""
-        if not members:
-            return "discovery knows no instance"
-        states = Counter(member.state(self.trial) for member in members)
-        told = ", ".join(f"{count} {state}" for state, count in states.items())
-        if self.division.panic:
-            return f"panic, too few are healthy, so all are used: {told}"
-        return f"{len(self.candidates)} of {len(members)} instances are used: {told}"
 
     def retry_after(self, now: float) -> float | None:
         """Seconds until somebody who is ejected may be tried; None if nobody is."""

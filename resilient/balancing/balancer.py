@@ -4,32 +4,26 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Hashable, Sequence
 from typing import final
 
 from resilient.balancing.arrangement import Arrangement
-from resilient.balancing.explanation import Explanation, Standing
+from resilient.balancing.ejecting import Ejecting
+from resilient.balancing.explanation import Explanation, Standing, describe, explain
 from resilient.balancing.keys import Key, Keyed
 from resilient.balancing.member import Filter, Member
 from resilient.balancing.narrowing import Narrowing
 from resilient.balancing.pick import Pick, Reason
 from resilient.balancing.pickers import PeakEwma, Picker
 from resilient.balancing.probing import Asking, Probing
+from resilient.balancing.roster import Roster
 from resilient.errors import NoInstance
-from resilient.events import (
-    Event,
-    InstanceEjected,
-    InstanceHealthy,
-    InstanceRestored,
-    InstanceUnhealthy,
-    SnapshotApplied,
-)
+from resilient.events import Event, InstanceHealthy, InstanceUnhealthy, SnapshotApplied
 from resilient.instance import Instance
-from resilient.machines.circuit import CircuitState, Judgement, Permit
-from resilient.machines.comparison import Comparison
+from resilient.machines.circuit import Judgement, Permit
 from resilient.machines.load import Load, Reporting
 from resilient.machines.outlier import Ejection
-from resilient.machines.picking import Bounding, Chance, Explaining, Observer
+from resilient.machines.picking import Bounding, Chance, Change, Explaining, Observer
 from resilient.machines.prequal import Prober
 from resilient.snapshot import Snapshot
 from resilient.verdict import Verdict
@@ -83,6 +77,7 @@ class Balancer:
                 f"picker={self.picker!r}: it observes latencies, so it must observe failures too "
                 "(observe_failure, observe_unfinished), or what fails at once would look fastest"
             )
+        self._observe = None if self._observer is None else self._observer.observe
         self._explaining = self._picking if isinstance(self._picking, Explaining) else None
         self._bounding = self._picking if isinstance(self._picking, Bounding) else None
         self._reporting = self._picking if isinstance(self._picking, Reporting) else None
@@ -93,12 +88,11 @@ class Balancer:
             if not isinstance(self.picker, Asking):
                 raise TypeError(f"picker={self.picker!r}: its machine asks for probes, so it must say how (see Asking)")
             self.probing = Probing(self, self.picker)
-        self._in_flight = 0
-        self._rules = _NEVER if ejection is None else ejection
+        self._ejecting = Ejecting(_NEVER if ejection is None else ejection, name)
+        self._good = self._ejecting.good
         self._lock = threading.Lock()
         self._snapshot: Snapshot | None = None
-        self._members: dict[str, Member] = {}
-        self._order: list[Member] = []
+        self._roster = Roster()
         self._narrowing = Narrowing(self.filters)
         own = self.picker.key if isinstance(self.picker, Keyed) else None
         other = self._narrowing.key
@@ -106,12 +100,11 @@ class Balancer:
             raise ValueError(f"picker={self.picker!r}: it goes by another key than the filters; a call has one")
         self.key: Key | None = own or other
         """What calls that belong together have in common."""
-        self._arrangement = Arrangement((), Narrowing(()), self._rules, 0.0, float)
+        self._arrangement = Arrangement(self._roster, Narrowing(()), self._ejecting.rules, 0.0, float)
         # What a pick needs of it, at hand.
         self._straight: tuple[Member, ...] | None = ()
         self._reason: Reason = "balanced"
         self._until = math.inf
-        self._compared = math.inf
 
     def __repr__(self) -> str:
         return f"Balancer({self.picker!r}, ejection={self.ejection!r}, name={self.name!r})"
@@ -126,27 +119,18 @@ class Balancer:
         with self._lock:
             last, self._snapshot = self._snapshot, snapshot
             if last is None:
-                self._compared = now
-            if last is not None and last.instances == snapshot.instances:
+                self._ejecting.begin(now)
+            elif last.instances == snapshot.instances:
                 return _QUIET
-            old = self._members
-            self._members = {}
-            added: list[Member] = []
-            for instance in snapshot.instances:
-                member = old.get(instance.id)
-                if member is None:
-                    member = Member(instance, self._rules.circuit(), now)
-                    added.append(member)
-                member.instance = instance
-                self._members[instance.id] = member
-            removed = [member for name, member in old.items() if name not in self._members]
+            roster = self._roster
+            added, removed = roster.follow(snapshot.instances, lambda one: self._ejecting.member(one, now), random)
             for member in removed:
-                member.gone = True
-                self._in_flight -= member.active
-            self._order = [member for member in self._order if not member.gone]
-            for member in added:
-                self._order.insert(int(random() * (len(self._order) + 1)), member)
-            self._arrange(now, random, changed=True)
+                self._ejecting.forget(member)
+                if self._bounding is not None:
+                    self._bounding.in_flight -= member.active
+            came = set(added)  # pickers see them in their own order, the event names them in the snapshot's
+            in_order = [member for member in roster.order if member in came] if len(came) > 1 else added
+            self._arrange(now, random, Change(roster.order, in_order, removed))
         return (
             SnapshotApplied(
                 at=now,
@@ -163,7 +147,9 @@ class Balancer:
         `tried` are those that the call was sent to before; `key` is what calls that belong together have in common, for
         pickers with affinity. Raises `NoInstance`, whose `retry_after` says when an ejected one is tried again.
         """
-        with self._lock:
+        # Here and in `settle` a `with` block would cost a tenth of the whole: twice as much as these two calls.
+        self._lock.acquire()
+        try:
             if now >= self._until:
                 self._arrange(now, random)
             candidates, reason = self._straight, self._reason
@@ -171,18 +157,20 @@ class Balancer:
                 candidates, reason, permit = self._arrangement.narrow(now, random, tried, key)
                 if permit is not None:
                     candidates[0].active += 1
-                    self._in_flight += 1
+                    if self._bounding is not None:
+                        self._bounding.in_flight += 1
                     return Pick(candidates[0], permit, reason)
             if not candidates:
                 raise self._no_instance(now)
-            if self._bounding is not None:
-                self._bounding.in_flight = self._in_flight
             member = self._picking.pick(candidates, now, random, key)
             member.active += 1
-            self._in_flight += 1
+            if self._bounding is not None:
+                self._bounding.in_flight += 1
             if self._explaining is not None and reason == "balanced":
                 reason = self._explaining.why or reason
             return Pick(member, member.circuit.closed, reason)
+        finally:
+            self._lock.release()
 
     def first_byte(self, pick: Pick, latency: float, now: float, random: Chance) -> tuple[Event, ...]:
         """Learn that a stream began well, `latency` seconds after it was asked for; it is settled when it is over.
@@ -194,8 +182,8 @@ class Balancer:
             if member.gone or pick.answered or pick.settled:
                 return _QUIET
             pick.answered = True
-            if self._observer is not None:
-                self._observer.observe(member, latency, now)
+            if self._observe is not None:
+                self._observe(member, latency, now)
             if permit is None or permit is member.circuit.closed:
                 return _QUIET
             return self._judge(member, permit, Judgement.GOOD, now, random)
@@ -214,7 +202,8 @@ class Balancer:
         `latency` are the seconds to the first byte, or those waited for it in vain; `retry_after` is what the instance
         asked for, if it did. Raises `RuntimeError` if the pick was settled before.
         """
-        with self._lock:
+        self._lock.acquire()
+        try:
             if pick.settled:
                 raise RuntimeError(f"{pick!r} was settled before: an attempt ends once")
             pick.settled = True
@@ -222,25 +211,27 @@ class Balancer:
             member.active -= 1
             if member.gone:
                 return _QUIET
-            self._in_flight -= 1
-            if verdict.good:
-                if self._observer is not None and not pick.answered:
-                    self._observer.observe(member, latency, now)
-                if permit is None:
-                    return _QUIET
-                if permit is member.circuit.closed:
-                    member.circuit.succeed(permit, now)
-                    return _QUIET
+            if self._bounding is not None:
+                self._bounding.in_flight -= 1
+            if not verdict.good:
+                return self._failed(pick, verdict, latency, now, random, retry_after)
+            if self._observe is not None and not pick.answered:
+                self._observe(member, latency, now)
+            if permit is None:
+                return _QUIET
+            circuit = member.circuit
+            if permit is not circuit.closed:
                 return self._judge(member, permit, Judgement.GOOD, now, random)
-            judgement = Judgement.NOTHING
-            if verdict.bad or verdict.refusal:
-                judgement = Judgement.BAD if verdict.bad else Judgement.TURNED_AWAY
-                if self._observer is not None:
-                    # Of a failure nobody knows how long it lasts; who turns work away may say so.
-                    self._observer.observe_failure(member, latency, retry_after if verdict.refusal else None, now)
-            elif verdict is Verdict.CANCELLED and self._observer is not None and not pick.answered:
-                self._observer.observe_unfinished(member, latency, now)
-            return _QUIET if permit is None else self._judge(member, permit, judgement, now, random)
+            # What `Circuit.succeed` does, but counted for all circuits together.
+            good = self._good
+            if now >= good.edge:
+                good.roll(now)
+            counts = good.present
+            counts[member] = counts.get(member, 0) + 1
+            circuit.row = 0
+            return _QUIET
+        finally:
+            self._lock.release()
 
     def era(self, instance: str) -> int | None:
         """A number that changes with each ejection and restoration of an instance; None: it is not known.
@@ -248,7 +239,7 @@ class Balancer:
         For `check`: whoever checks an instance asks before the check begins.
         """
         with self._lock:
-            member = self._members.get(instance)
+            member = self._roster.get(instance)
             return None if member is None else member.circuit.era
 
     def check(
@@ -260,7 +251,7 @@ class Balancer:
         ejection is over too, if it has been ejected since then already.
         """
         with self._lock:
-            member = self._members.get(instance)
+            member = self._roster.get(instance)
             if member is None:
                 return _QUIET
             events: list[Event] = []
@@ -272,16 +263,16 @@ class Balancer:
                 events.append(InstanceUnhealthy(at=now, name=self.name, instance=instance, reason=problem))
             circuit = member.circuit
             if problem is None and circuit.closed is None and circuit.era == restore:
-                circuit.reset(now)
-                events += self._changes(member, now, str)
+                events += self._ejecting.restore(member, now)
             if events:
+                self._roster.note(member)
                 self._arrange(now, random)
             return tuple(events)
 
     def busy(self, now: float) -> bool:
         """Whether calls are under way, or ended within the window of the ejection."""
         with self._lock:
-            return any(member.active or any(member.circuit.tally(now)) for member in self._members.values())
+            return self._ejecting.busy(now) or any(member.active for member in self._roster.order)
 
     @property
     def wants_reports(self) -> bool:
@@ -291,7 +282,7 @@ class Balancer:
     def report(self, instance: Instance, load: Load, now: float) -> None:
         """Learn what an instance says of its load. Nothing comes of it where the picker goes by something else."""
         with self._lock:
-            member = self._members.get(instance.id)
+            member = self._roster.get(instance.id)
             if member is not None and self._reporting is not None:
                 self._reporting.report(member, load, now)
 
@@ -305,7 +296,7 @@ class Balancer:
     def answered(self, instance: Instance, load: Load, now: float, random: Chance) -> None:
         """Learn what an instance that was asked says of its load."""
         with self._lock:
-            member = self._members.get(instance.id)
+            member = self._roster.get(instance.id)
             if member is not None and self._prober is not None:
                 self._prober.answered(member, load, now, random)
 
@@ -316,90 +307,54 @@ class Balancer:
     def explain(self, now: float) -> Explanation:
         """Why a call made now would go where it goes."""
         with self._lock:
-            snapshot = self._snapshot
-            notes, spared = self._narrowing.notes(self._arrangement.candidates)
-            stale_since = None if snapshot is None else snapshot.stale_since
-            return Explanation(
-                reason=self._describe(),
-                version=None if snapshot is None else snapshot.version,
-                stale_for=None if stale_since is None else now - stale_since,
-                panic=self._arrangement.division.panic,
-                notes=notes,
-                standings=tuple(self._standing(one, now, spared.get(one.id)) for one in self._members.values()),
-            )
+            found = self._arrangement
+            return explain(self._snapshot, self._roster, found, self._narrowing, self._picking, now)
 
-    def _arrange(self, now: float, random: Chance, *, changed: bool = False) -> None:
+    def _arrange(self, now: float, random: Chance, change: Change | None = None) -> None:
         """Work out who the candidates are, until something changes."""
-        before = [member.weight for member in self._order]
-        self._arrangement = found = Arrangement(self._order, self._narrowing, self._rules, now, random)
-        if changed or before != [member.weight for member in self._order]:
-            self._picking.update(self._order, now, random)
+        order, narrowing = self._roster.order, self._narrowing
+        before = narrowing.weights(order)
+        self._arrangement = found = Arrangement(self._roster, narrowing, self._ejecting.rules, now, random)
+        if change is None and narrowing.weights(order) != before:
+            change = Change(order)
+        if change is not None:
+            self._picking.update(change, now, random)
         self._straight, self._reason, self._until = found.straight, found.reason, found.until
+
+    def _failed(
+        self, pick: Pick, verdict: Verdict, latency: float, now: float, random: Chance, retry_after: float | None
+    ) -> tuple[Event, ...]:
+        """End an attempt that did not succeed."""
+        member, permit, observer = pick.member, pick.permit, self._observer
+        judgement = Judgement.NOTHING
+        if verdict.bad or verdict.refusal:
+            judgement = Judgement.BAD if verdict.bad else Judgement.TURNED_AWAY
+            if observer is not None:
+                # Of a failure nobody knows how long it lasts; who turns work away may say so.
+                observer.observe_failure(member, latency, retry_after if verdict.refusal else None, now)
+        elif verdict is Verdict.CANCELLED and observer is not None and not pick.answered:
+            observer.observe_unfinished(member, latency, now)
+        return _QUIET if permit is None else self._judge(member, permit, judgement, now, random)
 
     def _judge(
         self, member: Member, permit: Permit, judgement: Judgement, now: float, random: Chance
     ) -> tuple[Event, ...]:
         """Tell the circuit, unless the cap forbids it; return the transitions."""
-        circuit = member.circuit
-        if judgement is Judgement.BAD and permit is circuit.closed and not self._arrangement.division.room:
+        if judgement is Judgement.BAD and permit is member.circuit.closed and not self._arrangement.division.room:
             return _QUIET
-        row = circuit.failures()
-        circuit.settle(permit, judgement, 0.0, now, random)
-        events = self._changes(member, now, lambda: self._rules.why(row + 1)) if circuit.changed else []
+        events = self._ejecting.judge(member, permit, judgement, now, random)
         if events:
+            self._roster.note(member)
             self._arrange(now, random)
-        if judgement is Judgement.BAD and self._rules.comparison is not None:
-            events += self._compare(self._rules.comparison, now, random)
+        if judgement is Judgement.BAD:
+            for outlier, reason in self._ejecting.outliers(self._roster.order, now):
+                if self._arrangement.division.room:
+                    events += self._ejecting.eject(outlier, reason, now, random)
+                    self._roster.note(outlier)
+                    self._arrange(now, random)
         return tuple(events)
 
-    def _compare(self, comparison: Comparison, now: float, random: Chance) -> list[Event]:
-        """Eject who is an outlier, unless that was looked for a short while ago."""
-        if now - self._compared < self._rules.window:
-            return []
-        self._compared = now
-        events: list[Event] = []
-        judged = [member for member in self._order if member.healthy and member.weight > 0]
-        for place, reason in comparison.outliers([member.circuit.tally(now) for member in judged]):
-            if self._arrangement.division.room:
-                judged[place].circuit.trip(now, random)
-                events += self._changes(judged[place], now, lambda: reason)  # noqa: B023 - called at once
-                self._arrange(now, random)
-        return events
-
-    def _changes(self, member: Member, now: float, why: Callable[[], str]) -> list[Event]:
-        """What the circuit of `member` went through."""
-        events: list[Event] = []
-        for change in member.circuit.take_changes():
-            if change.new is CircuitState.OPEN:
-                reason = "its trial failed" if change.old is CircuitState.HALF_OPEN else why()
-                seconds = change.cooldown
-                events.append(
-                    InstanceEjected(at=now, name=self.name, instance=member.id, seconds=seconds, reason=reason)
-                )
-            elif change.new is CircuitState.CLOSED:
-                member.healthy_since = now
-                events.append(InstanceRestored(at=now, name=self.name, instance=member.id))
-        return events
-
-    def _standing(self, member: Member, now: float, spared: str | None) -> Standing:
-        return Standing(
-            instance=member.instance,
-            state=member.state(self._arrangement.trial),
-            candidate=member in self._arrangement.candidates,
-            weight=member.weight,
-            active=member.active,
-            score=self._picking.score(member, now) if member.weight > 0 else math.inf,
-            failures=member.circuit.failures(),
-            ejected_for=0.0 if member.circuit.closed is not None else max(0.0, member.circuit.until - now),
-            detail="; ".join([*filter(None, [member.problem, spared]), *map(str, member.marks)]),
-        )
-
-    def _describe(self) -> str:
-        if self._snapshot is None:
-            return "discovery has not answered yet"
-        return self._arrangement.describe(self._members.values())
-
     def _no_instance(self, now: float) -> NoInstance:
-        message = self._describe()
+        message = describe(self._snapshot, self._roster, self._arrangement)
         message = f"{self.name}: {message}" if self.name else message
         return NoInstance(message, policy=self, retry_after=self._arrangement.retry_after(now))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol, TypeAlias, final, runtime_checkable
+from typing import Any, Literal, Protocol, TypeAlias, final, runtime_checkable
 
 from resilient.instance import Instance
 from resilient.machines.circuit import Circuit
@@ -31,7 +31,7 @@ class Mark:
 class Member:
     """One instance and its state, which survives every change of the snapshot that keeps its id. Read only."""
 
-    __slots__ = ("active", "circuit", "gone", "healthy_since", "id", "instance", "marks", "problem", "weight")
+    __slots__ = ("active", "circuit", "gone", "healthy_since", "id", "instance", "marks", "memory", "problem", "weight")
 
     id: str
     instance: Instance
@@ -40,6 +40,7 @@ class Member:
     active: int
     """Calls of ours that are with it now."""
     circuit: Circuit
+    """The same for all to whom no call ever failed."""
     healthy_since: float
     """The monotonic second when it came, or was restored, or passed its health checks again."""
     gone: bool
@@ -48,6 +49,8 @@ class Member:
     """Why it fails its health checks; None: it does not, or there are none."""
     marks: tuple[Mark, ...]
     """What the filters made of its weight, in their order."""
+    memory: Any
+    """What the picker remembers of it."""
 
     def __init__(self, instance: Instance, circuit: Circuit, now: float) -> None:
         self.id = instance.id
@@ -59,6 +62,7 @@ class Member:
         self.gone = False
         self.problem = None
         self.marks = ()
+        self.memory = None
 
     @property
     def passing(self) -> bool:

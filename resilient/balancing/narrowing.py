@@ -55,11 +55,12 @@ class Narrowing:
         """What the splits go by, of a call."""
 
     def weigh(self, members: list[Member], now: float, random: Chance) -> tuple[list[Member], float]:
-        """Give `members` their weights; return those that are left, and when this changes by itself."""
+        """Give `members` their weights; return those that exist to this client, and when this changes by itself."""
         until = math.inf
         if not self._rules:
             return members, until
         for member in members:
+            member.weight = member.instance.weight
             member.marks = ()
         for rule, name, removes in self._rules:
             weights, end = rule.weigh(members, now, random)
@@ -71,6 +72,14 @@ class Narrowing:
             if removes:
                 members = [member for member in members if member.weight > 0]
         return members, until
+
+    def weights(self, members: Sequence[Member]) -> list[float]:
+        """The weights of `members`, as far as filters may have changed them."""
+        return [member.weight for member in members] if self._rules else []
+
+    def left(self, members: Candidates) -> Candidates:
+        """Those of `members` that no filter leaves out."""
+        return tuple([member for member in members if member.weight > 0]) if self._rules else members
 
     def first(self, candidates: Candidates) -> Fork | Candidates:
         """Where the first attempts of calls go."""

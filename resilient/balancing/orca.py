@@ -1,18 +1,23 @@
-"""Load reports on the wire: ORCA's `endpoint-load-metrics`, as text or JSON."""
+"""Load reports on the wire: ORCA's `endpoint-load-metrics`, as text, JSON or protobuf."""
 
 from __future__ import annotations
 
 import json
 import math
+from base64 import b64decode
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, cast
 
+from resilient.balancing.orca_binary import pairs_of_message
 from resilient.machines.load import Load
 
-__all__ = ["HEADER", "PROBE_PATH", "format_load", "parse_load"]
+__all__ = ["HEADER", "PROBE_PATH", "format_load", "load_of", "parse_load"]
 
 HEADER = "endpoint-load-metrics"
 """Of a response: how busy whoever answers is."""
+
+_BINARY_HEADER = f"{HEADER}-bin"
+"""The same as protobuf alone, as gRPC has it."""
 
 PROBE_PATH = "/.well-known/resilient-load"
 """Where an instance answers that, and nothing else: `GET` it, and read the header of the response."""
@@ -31,24 +36,32 @@ _CAMEL = {"applicationUtilization": "application_utilization", "cpuUtilization":
 }
 
 
-def parse_load(value: str) -> Load | None:
-    """Return what a header says, `TEXT cpu_utilization=0.3, ...` or `JSON {"cpu_utilization": 0.3, ...}`, or None.
+def load_of(headers: Mapping[str, str]) -> Load | None:
+    """Return what the headers of a response say, in `endpoint-load-metrics` or in gRPC's `endpoint-load-metrics-bin`.
 
-    Numbers that are negative or not finite are ignored, and so is what cannot be read, and the binary form. Of the
-    named metrics `rif` and `latency_ms` are what Prequal's probes are answered with.
+    `headers` are those of httpx, or names in small letters. None where they do not say it.
+    """
+    told = headers.get(HEADER)
+    if told is not None:
+        return parse_load(told)
+    told = headers.get(_BINARY_HEADER)
+    return None if told is None else parse_load(f"BIN {told}")
+
+
+def parse_load(value: str) -> Load | None:
+    """Return what a header says, or None.
+
+    It is `TEXT cpu_utilization=0.3, ...`, `JSON {"cpu_utilization": 0.3, ...}`, or `BIN` and a protobuf message
+    (`xds.data.orca.v3.OrcaLoadReport`) in base64. Numbers that are negative or not finite are ignored, and so is what
+    cannot be read. Of the named metrics `rif` and `latency_ms` are what Prequal's probes are answered with.
     """
     form, _, body = value.strip().partition(" ")
     if len(body) > _LONGEST:
         return None
-    if form == "TEXT":
-        return _load(_pairs_of_text(body))
-    if form == "JSON":
-        try:
-            document: Any = json.loads(body)
-        except (ValueError, RecursionError):
-            return None
-        return _load(_pairs_of_document(cast("dict[str, Any]", document))) if isinstance(document, dict) else None
-    return None
+    try:
+        return _load([*_pairs(form, body)])
+    except (ValueError, RecursionError):
+        return None
 
 
 def format_load(load: Load) -> str:
@@ -61,6 +74,15 @@ def format_load(load: Load) -> str:
     pairs = [(wire, getattr(load, ours)) for wire, ours in _FIELDS.items()]
     pairs += [(f"{_NAMED}.{name}", number) for name, number in named.items()]
     return "TEXT " + ", ".join(f"{name}={number:.6g}" for name, number in pairs if number is not None)
+
+
+def _pairs(form: str, body: str) -> Iterable[tuple[str, object]]:
+    if form == "TEXT":
+        return _pairs_of_text(body)
+    if form == "BIN":  # gRPC leaves the padding out
+        return pairs_of_message(b64decode(body + "=" * (-len(body) % 4), validate=True))
+    document: Any = json.loads(body) if form == "JSON" else None
+    return _pairs_of_document(cast("dict[str, Any]", document)) if isinstance(document, dict) else ()
 
 
 def _pairs_of_text(body: str) -> Iterator[tuple[str, object]]:

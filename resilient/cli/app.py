@@ -7,27 +7,16 @@ from typing import Annotated
 
 import typer
 
-from resilient.cli.calibrate import calibrate
-from resilient.cli.demo import demo
-from resilient.cli.discover import discover
-from resilient.cli.lab import lab
-from resilient.cli.messages import inbox, outbox
-from resilient.cli.store import store
+from resilient.cli.later import Commands
 
 __all__ = ["app"]
 
 app = typer.Typer(
+    cls=Commands,
     no_args_is_help=True,
     pretty_exceptions_enable=False,  # a traceback is read by whoever it is reported to
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command()(demo)
-app.command()(discover)
-lab.command()(calibrate)
-app.add_typer(lab, name="lab")
-app.add_typer(store, name="store")
-app.add_typer(outbox, name="outbox")
-app.add_typer(inbox, name="inbox")
 
 
 def _show_version(wanted: bool) -> None:  # noqa: FBT001 - as typer calls it

@@ -11,6 +11,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from resilient.cli.asking import INTERRUPTED, Knobs, Policies, Seeds, attempt, console, errors, policies_of, refuse
+from resilient.cli.calibrate import calibrate
 from resilient.lab.bench.bands import judge as judge_bands
 from resilient.lab.bench.collecting import collect
 from resilient.lab.bench.playing import Job, play, play_all
@@ -304,3 +305,6 @@ def verify() -> None:
     from resilient.lab.verify import main
 
     raise typer.Exit(main([]))
+
+
+lab.command()(calibrate)

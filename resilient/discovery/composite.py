@@ -71,6 +71,11 @@ class Failover:
         options = f"max_stale={self.max_stale!r}, hold={self.hold!r}, patience={self.patience!r}"
         return f"Failover({self.sources!r}, {options})"
 
+    @property
+    def backups(self) -> bool:
+        """Whether one of the sources lists instances that are only to be used where others cannot be reached."""
+        return _any_backups(self.sources)
+
     def watch(self) -> AsyncIterator[Snapshot]:
         """Yield the instances of the source in use, and again when they or the source change."""
         runtime = self._runtime or current_runtime()
@@ -97,10 +102,19 @@ class Union:
     def __repr__(self) -> str:
         return f"Union({self.sources!r}, patience={self.patience!r})"
 
+    @property
+    def backups(self) -> bool:
+        """Whether one of the sources lists instances that are only to be used where others cannot be reached."""
+        return _any_backups(self.sources)
+
     def watch(self) -> AsyncIterator[Snapshot]:
         """Yield all instances, and again when they change."""
         runtime = self._runtime or current_runtime()
         return _Watch(self.sources, _Merger(self.patience, runtime.now()), self._versions, runtime)
+
+
+def _any_backups(sources: Mapping[str, Discovery]) -> bool:
+    return any(getattr(source, "backups", False) for source in sources.values())
 
 
 @dataclass(slots=True, eq=False)

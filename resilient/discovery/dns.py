@@ -178,14 +178,21 @@ class DnsSrv(_Named):
     Each address of each target is an instance, with the record's port. Its metadata has the `target` and the
     `priority`. The addresses that a name server sends along are used, any other is asked for.
 
-    The records with the lowest priority are used, and those of the next one only where none of these has an address:
-    whether an instance can be reached is the balancer's business. Weights are shares as in the RFC: all of 0 are equal,
-    and beside others those of 0 together count as much as a weight of 1. A target with several addresses shares its
-    weight among them. A lone target "." says that there is no service: an authoritative empty answer.
+    The records of every priority are listed. A `Service` uses those with the lowest one, and the next ones as the first
+    cannot be reached (`balancing.Priorities`, which it has of itself here). Weights are shares as in the RFC, among the
+    records of one priority: all of 0 are equal, and beside others those of 0 together count as much as a weight of 1.
+    A target with several addresses shares its weight among them. An address that is listed with several priorities has
+    the lowest. A lone target "." says that there is no service: an authoritative empty answer.
+
+    `backups`
+        Whether records are listed whose priority is not the lowest (True): for whoever knows what to do with them. If
+        not, those of the next priority are listed only where none of the lowest has an address.
 
     A target that cannot be looked up keeps the addresses it had; only if that is so of all of them the whole answer is
     stale. Everything else is as for `Dns`.
     """
+
+    backups: bool = True
 
     def watch(self) -> AsyncIterator[Snapshot]:
         """Yield the instances of the SRV records, and again when they change."""
@@ -197,6 +204,8 @@ class DnsSrv(_Named):
         memory.forget_all_but({record.target for record in usable})
         ttl = answer.ttl
         troubles: list[str] = []
+        instances: dict[str, Instance] = {}
+        confirmed = False
         usable.sort(key=attrgetter("priority", "target", "port", "weight"))
         for _, group in itertools.groupby(usable, attrgetter("priority")):
             records = tuple(group)
@@ -206,16 +215,15 @@ class DnsSrv(_Named):
                 if isinstance(found, Answer):
                     memory.addresses[target] = found.records
                     ttl = min(ttl, found.ttl)
-            instances = _instances(records, memory.addresses)
+            instances = _instances(records, memory.addresses) | instances
             troubles += failed
-            if instances and len(failed) == len(resolved):
-                break  # nothing of it is confirmed
-            if instances:
-                self._tell(memory, "; ".join(troubles))
-                return _Found(instances, min(ttl, _SOON) if troubles else ttl)
-        if troubles:
+            confirmed = confirmed or len(failed) < len(resolved)
+            if instances and not self.backups:
+                break
+        if troubles and not (instances and confirmed):
             raise DiscoveryError("; ".join(troubles))
-        return _Found((), ttl)
+        self._tell(memory, "; ".join(troubles))
+        return _Found(tuple(instances.values()), min(ttl, _SOON) if troubles else ttl)
 
     async def _resolve(
         self, resolver: Resolver, targets: Sequence[str], sent: SrvAnswer
@@ -254,7 +262,7 @@ class _Memory:
         self.addresses = {target: found for target, found in self.addresses.items() if target in targets}
 
 
-def _instances(records: Iterable[Srv], addresses: Mapping[str, Sequence[str]]) -> tuple[Instance, ...]:
+def _instances(records: Iterable[Srv], addresses: Mapping[str, Sequence[str]]) -> dict[str, Instance]:
     """The instances of records of one priority, with their shares."""
     found = [
         (record, host) for record in dict.fromkeys(records) for host in dict.fromkeys(addresses.get(record.target, ()))
@@ -270,7 +278,7 @@ def _instances(records: Iterable[Srv], addresses: Mapping[str, Sequence[str]]) -
             weight += shares[name].weight
         metadata = MappingProxyType({"target": record.target.rstrip("."), "priority": str(record.priority)})
         shares[name] = Instance(id=name, host=host, port=record.port, weight=weight, metadata=metadata)
-    return tuple(shares.values())
+    return shares
 
 
 def _connect_addresses(location: Location, runtime: Runtime | None) -> Discovery:
@@ -288,11 +296,12 @@ def _connect_addresses(location: Location, runtime: Runtime | None) -> Discovery
 
 
 def _connect_services(location: Location, runtime: Runtime | None) -> Discovery:
-    location.allow(*_OPTIONS)
+    location.allow(*_OPTIONS, "backups")
     if location.path or ":" in location.authority:
         location.refuse("the ports are in the records: dns+srv://_http._tcp.name")
     try:
-        return DnsSrv(location.authority, **_options(location, runtime))
+        backups = location.choice("backups", "yes", ("yes", "no")) == "yes"
+        return DnsSrv(location.authority, backups=backups, **_options(location, runtime))
     except ValueError as error:
         location.refuse(str(error))
 

@@ -11,6 +11,7 @@ from functools import partial
 from importlib.util import find_spec
 from typing import Any, TypeAlias, final
 
+from resilient.backends.network import tidy
 from resilient.call import Call, End
 from resilient.http.package import Package
 from resilient.http.pool import Pool
@@ -80,18 +81,21 @@ class Wire:
         kind = module.HTTPTransport if sync else module.AsyncHTTPTransport
         verify = self._ssl if scheme in SECURE else False
         transport = kind(verify=verify, limits=limits, http2=self._http2, trust_env=False)
+        if not sync:
+            tidy(transport)
         if not self._http2 and scheme in SECURE | _PLAIN:
             # httpx has no argument for it. The transport is still its own: who instruments those, sees each attempt.
-            transport._pool = self._pool(package, sync=sync)  # noqa: SLF001 - see above
+            transport._pool = self._pool(package, transport, sync=sync)  # noqa: SLF001 - see above
         return transport
 
-    def _pool(self, package: Package, *, sync: bool) -> Pool:
+    def _pool(self, package: Package, transport: Any, *, sync: bool) -> Pool:
         core = package.core
+        opens = punctual(core.SyncBackend()) if sync else transport._pool._network_backend  # noqa: SLF001 - a tidy one
         connect = partial(
             core.HTTPConnection if sync else core.AsyncHTTPConnection,
             ssl_context=self._ssl,
             keepalive_expiry=_KEEPALIVE,
-            network_backend=punctual(core.SyncBackend()) if sync else None,
+            network_backend=opens,
         )
         return Pool(connect, sync=sync)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import AsyncExitStack
 from typing import final
 
-from resilient.balancing.orca import HEADER, parse_load
+from resilient.balancing.orca import HEADER, load_of
 from resilient.http.connections import Connectivity
 from resilient.http.package import Package
 from resilient.instance import Instance
@@ -49,8 +49,7 @@ class HttpProbes:
             await response.aread()
         finally:
             await response.aclose()
-        told = response.headers.get(HEADER)
-        load = parse_load(told) if told is not None and response.is_success else None
+        load = load_of(response.headers) if response.is_success else None
         if load is None or load.in_flight is None:
             raise LookupError(
                 f"GET {url} returned {response.status_code} without the header {HEADER}: TEXT named_metrics.rif=..."

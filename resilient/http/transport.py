@@ -11,8 +11,7 @@ from contextlib import AsyncExitStack, ExitStack, suppress
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, final
 
-from resilient.balancing.orca import HEADER as LOAD_HEADER
-from resilient.balancing.orca import parse_load
+from resilient.balancing.orca import load_of
 from resilient.balancing.policy import ADMISSION
 from resilient.call import Call
 from resilient.context import Options
@@ -252,8 +251,7 @@ class Transport(_Base):
 
     def _learn(self, call: Call, response: Any) -> None:
         """Tell the balancer what the instance says of its load."""
-        told = response.headers.get(LOAD_HEADER)
-        load = None if told is None else parse_load(told)
+        load = load_of(response.headers)
         if load is not None and call.instance is not None:
             self.service.balancer.report(call.instance, load, call.runtime.now())
 

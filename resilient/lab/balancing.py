@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from resilient.balancing import LeastRequest, Maglev, PeakEwma, Random, Rendezvous, RingHash
+from resilient.balancing import LeastRequest, Maglev, PeakEwma, Random, Rendezvous, RingHash, WeightedRoundRobin
 from resilient.call import Call
 from resilient.lab.arrivals import poisson
 from resilient.lab.contenders import by_name, prequal, single
@@ -36,6 +36,7 @@ PICKERS: Mapping[str, Stack] = by_name(
     single("least-request", picker=LeastRequest()),
     single("peak-ewma", picker=PeakEwma()),
     single("prequal", picker=prequal),
+    single("weighted", picker=WeightedRoundRobin(blackout=1.0)),  # the usual 10 s are as long as some scenarios
     single("rendezvous", picker=Rendezvous(_number)),
     single("ring-hash", picker=RingHash(_number)),
     single("maglev", picker=Maglev(_number)),

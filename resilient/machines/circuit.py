@@ -43,6 +43,12 @@ class Permit:
     era: int
     expires: float = math.inf
     settled: bool = False
+    """Only probes are."""
+
+
+_FIRST = Permit(0)
+"""The first closed era of any circuit: who counts calls elsewhere may do so with one circuit for many, and give those
+circuits of their own, in which something happens, while calls are under way."""
 
 
 @final
@@ -96,6 +102,8 @@ class Circuit:
     A probe holds its place for `lease` seconds at most, so that a call which hangs cannot hold the circuit half-open.
     What such a probe says in the end still counts while the circuit is half-open: where every answer takes longer
     than the lease, nothing would ever be decided otherwise.
+
+    Calls are counted in `counts` if it is given; otherwise in a window of `window` seconds, or of `window_calls`.
     """
 
     __slots__ = (
@@ -135,12 +143,15 @@ class Circuit:
         cooldown: float,
         probes: int,
         lease: float,
+        counts: Window | None = None,
     ) -> None:
         self._failure_ratio = failure_ratio
         self._minimum_calls = minimum_calls
         self._window: Window
         self.times: TimeWindow | None = None
-        if window_calls is None:
+        if counts is not None:
+            self._window = counts
+        elif window_calls is None:
             self._window = self.times = TimeWindow(window, 4)
         else:
             self._window = CallWindow(window_calls, 4)
@@ -158,9 +169,9 @@ class Circuit:
         self._passed = 0
         self._underway: list[Permit] = []
         self.era = 0
-        self.state = CircuitState.CLOSED
+        self.state: CircuitState = CircuitState.CLOSED
         self.until = -math.inf
-        self.closed: Permit | None = Permit(0)
+        self.closed: Permit | None = _FIRST
         """The permit of the closed era, None in any other state: the hot path is one comparison with it."""
 
     def admit(self, now: float) -> Permit | None:
@@ -193,10 +204,9 @@ class Circuit:
                 self.row += 1
                 self._window.add(_BAD_SLOW if slow else _BAD, now)
                 self._judge(now, random)
-        elif not permit.settled:
+        elif permit.era == self.era and self.state is CircuitState.HALF_OPEN and not permit.settled:
             permit.settled = True
-            if permit.era == self.era and self.state is CircuitState.HALF_OPEN:
-                self._settle_probe(judgement, slow=slow, now=now, random=random)
+            self._settle_probe(judgement, slow=slow, now=now, random=random)
 
     def succeed(self, permit: Permit, now: float) -> None:
         """Settle a good call of a closed era, whose latency does not matter: the hot path."""

@@ -5,9 +5,13 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from itertools import accumulate
+from math import floor
+from operator import attrgetter
 from typing import Protocol, TypeAlias, TypeVar, final
 
 __all__ = ["Chance", "Drawing", "Weighed", "even", "two"]
+
+_WEIGHT = attrgetter("weight")
 
 Chance: TypeAlias = Callable[[], float]
 
@@ -26,7 +30,7 @@ W = TypeVar("W", bound=Weighed)
 
 def even(members: Sequence[Weighed]) -> bool:
     """Whether those that have a share at all have the same."""
-    return len({member.weight for member in members if member.weight > 0}) <= 1
+    return len(set(map(_WEIGHT, members)) - {0.0}) <= 1
 
 
 def two(candidates: Sequence[W], random: Chance) -> tuple[W, W]:
@@ -35,8 +39,8 @@ def two(candidates: Sequence[W], random: Chance) -> tuple[W, W]:
     Drawn without replacement: with it, one of `n` would still get a call in `n * n` however bad it is.
     """
     count = len(candidates)
-    first = int(random() * count)
-    second = int(random() * (count - 1))
+    first = floor(random() * count)
+    second = floor(random() * (count - 1))
     if second >= first:
         second += 1
     return candidates[first], candidates[second]

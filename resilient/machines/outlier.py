@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar, final
 
 from resilient.machines.circuit import Circuit, CircuitState
 from resilient.machines.comparison import Comparison
+from resilient.machines.window import Window
 
 __all__ = ["Division", "Ejection", "Suspect"]
 
@@ -124,8 +126,8 @@ class Ejection:
         if not 0 <= self.panic <= 1:
             raise ValueError(f"panic={self.panic!r}: a share, from 0 (never) to 1")
 
-    def circuit(self) -> Circuit:
-        """The circuit of one instance, closed."""
+    def circuit(self, counts: Window | None = None) -> Circuit:
+        """The circuit of one instance, closed. `counts` is what counts its calls (a window of its own)."""
         return Circuit(
             failure_ratio=math.inf if self.failure_ratio is None else self.failure_ratio,
             minimum_calls=self.minimum_calls,
@@ -137,6 +139,7 @@ class Ejection:
             cooldown=self.duration,
             probes=self.probes,
             lease=max(self.duration, _LEAST_LEASE),
+            counts=counts,
         )
 
     def limit(self, total: int) -> int:
@@ -151,17 +154,22 @@ class Ejection:
             return f"{row} failures in a row"
         return f"{self.failure_ratio:.0%} of its calls in {self.window:g} s failed"
 
-    def divide(self, members: Sequence[S], now: float) -> Division[S]:
-        """Tell apart who may be called."""
-        # A list, since a generator takes twice as long, and a set of thousands changes often.
-        healthy = tuple([member for member in members if member.circuit.closed is not None and member.passing])
-        out = [member for member in members if member.circuit.closed is None]
-        panic = len(healthy) < self.panic * len(members)
+    def divide(self, members: Sequence[S], unfit: AbstractSet[S], now: float) -> Division[S]:
+        """Tell apart who may be called, where `unfit` are those who are out, or fail their health checks.
+
+        Among thousands that are well the few that are not cost a look at these.
+        """
+        every = healthy = tuple(members)
+        ill = [member for member in members if member in unfit] if unfit else []
+        if ill:
+            healthy = tuple([member for member in members if member not in unfit])
+        out = [member for member in ill if member.circuit.closed is None]
+        panic = len(healthy) < self.panic * len(every)
         return Division(
-            usable=tuple(members) if panic else healthy,
+            usable=every if panic else healthy,
             trial=tuple(member for member in out if member.passing and _over(member.circuit, now)),
             panic=panic,
-            room=len(members) - len(healthy) < self.limit(len(members)),
+            room=len(ill) < self.limit(len(every)),
             until=min((member.circuit.until for member in out if not _over(member.circuit, now)), default=math.inf),
         )
 

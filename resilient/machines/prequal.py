@@ -6,17 +6,19 @@ import math
 from bisect import bisect_left, insort
 from collections import deque
 from collections.abc import Hashable, Sequence
+from operator import attrgetter
 from statistics import median_low
 from typing import Protocol, TypeVar, final, runtime_checkable
 
 from resilient.machines.drawing import Chance, Drawing
 from resilient.machines.load import Load
-from resilient.machines.picking import Candidate, Why
+from resilient.machines.picking import Candidate, Change, Why
 
 __all__ = ["PrequalPicking", "Prober", "reuse_budget"]
 
 C = TypeVar("C", bound=Candidate)
 
+_WEIGHT = attrgetter("weight")
 _RECENT = 64
 _SMALL_QUANTILE = 0.6
 _HOT = 1e6
@@ -141,14 +143,19 @@ class PrequalPicking:
         self.why: Why | None = None
         """`cold`, `hot` or `fallback`."""
 
-    def update(self, members: Sequence[Candidate], now: float, random: Chance) -> None:
+    def update(self, change: Change, now: float, random: Chance) -> None:
         """Learn who there is; what was said by those that stay is kept."""
-        ids = {member.id for member in members if member.weight > 0}
-        self._members = count = len(ids)
-        self._pool = [answer for answer in self._pool if answer.id in ids]
-        for table in (self._latest, self._failures, self._distrusted):
-            for gone in table.keys() - ids:
-                del table[gone]
+        weights = list(map(_WEIGHT, change.members))
+        gone = {member.id for member in change.removed}
+        without = weights.count(0.0)
+        if without:
+            gone.update(member.id for member in change.members if member.weight == 0)
+        self._members = count = len(weights) - without
+        if gone:
+            self._pool = [answer for answer in self._pool if answer.id not in gone]
+            for name in gone:
+                for table in (self._latest, self._failures, self._distrusted):
+                    table.pop(name, None)
         budget = None
         if count > self._pool_size:
             budget = reuse_budget(count, pool=self._pool_size, probes=self._probes, removals=self._removals)

@@ -10,7 +10,7 @@ from typing import TypeVar, final
 
 from resilient.machines.drawing import Chance
 from resilient.machines.load import Load
-from resilient.machines.picking import Candidate, Why
+from resilient.machines.picking import Candidate, Change, Why
 
 __all__ = ["WeightedRoundRobinPicking"]
 
@@ -52,13 +52,13 @@ class WeightedRoundRobinPicking:
         "_blackout",
         "_expiry",
         "_heap",
-        "_known",
         "_metrics",
         "_number",
         "_of",
         "_penalty",
         "_period",
         "_recompute_at",
+        "_reporting",
         "_virtual",
         "why",
     )
@@ -71,7 +71,8 @@ class WeightedRoundRobinPicking:
         self._expiry = expiry
         self._period = period
         self._metrics = metrics
-        self._known: dict[str, _Reported] = {}
+        self._reporting: dict[str, _Reported] = {}
+        """Those who have ever said something: all others have the factor 1."""
         self._heap: list[tuple[float, int, int]] = []
         self._number = count()
         self._virtual = 0.0
@@ -79,43 +80,48 @@ class WeightedRoundRobinPicking:
         self._of: Sequence[Candidate] = ()
         self.why: Why | None = "fallback"
 
-    def update(self, members: Sequence[Candidate], now: float, random: Chance) -> None:
+    def update(self, change: Change, now: float, random: Chance) -> None:
         """Learn who there is; those that stay keep their weight and their turn."""
-        known = self._known
-        self._known = {member.id: known.get(member.id) or _Reported() for member in members}
+        for member in change.removed:
+            self._reporting.pop(member.id, None)
         self._recompute(now)
-        for member in members:
-            one = self._known[member.id]
-            if math.isnan(one.deadline) and member.weight > 0:
-                one.deadline = self._virtual + random() / (one.factor * member.weight)
+        for member in change.added:
+            member.memory = _Reported()
+            if member.weight > 0:
+                self._first_turn(member, random)
+
+    def _first_turn(self, member: Candidate, random: Chance) -> None:
+        member.memory.deadline = self._virtual + random() / (member.memory.factor * member.weight)
 
     def pick(self, candidates: Sequence[C], now: float, random: Chance, key: Hashable) -> C:
         """Choose the one whose turn it is."""
         if now >= self._recompute_at:
             self._recompute(now)
         if candidates is not self._of:
-            self._line_up(candidates)
+            self._line_up(candidates, random)
         deadline, _, position = self._heap[0]
         chosen = candidates[position]
-        one = self._known[chosen.id]
+        one: _Reported = chosen.memory
         self._virtual = deadline
         one.deadline = deadline + 1 / (one.factor * chosen.weight)
         heapq.heapreplace(self._heap, (one.deadline, next(self._number), position))
         return chosen
 
-    def _line_up(self, candidates: Sequence[Candidate]) -> None:
+    def _line_up(self, candidates: Sequence[Candidate], random: Chance) -> None:
         """Put them in the order of their turns. Who was out of use has missed its own, but for one."""
         self._of = candidates
         self._heap = []
         for position, candidate in enumerate(candidates):
-            one = self._known[candidate.id]
+            one: _Reported = candidate.memory
+            if math.isnan(one.deadline):  # it came without a weight
+                self._first_turn(candidate, random)
             one.deadline = max(one.deadline, self._virtual - 1 / (one.factor * candidate.weight))
             self._heap.append((one.deadline, next(self._number), position))
         heapq.heapify(self._heap)
 
     def score(self, candidate: Candidate, now: float) -> float:
         """The time between two turns of it, relative to that of others."""
-        weight = self._known[candidate.id].factor * candidate.weight
+        weight: float = candidate.memory.factor * candidate.weight
         return 1 / weight if weight else math.inf
 
     def report(self, candidate: Candidate, load: Load, now: float) -> None:
@@ -123,7 +129,8 @@ class WeightedRoundRobinPicking:
         utilization, rps = self._utilization(load), load.rps or 0.0
         if utilization <= 0 or rps <= 0:
             return
-        one = self._known[candidate.id]
+        one: _Reported = candidate.memory
+        self._reporting[candidate.id] = one
         if now - one.at >= self._expiry:
             one.since = now
         one.at = now
@@ -139,7 +146,7 @@ class WeightedRoundRobinPicking:
         """Take over the weights."""
         self._recompute_at = now + self._period
         counting = [
-            one for one in self._known.values() if now - one.at < self._expiry and now - one.since >= self._blackout
+            one for one in self._reporting.values() if now - one.at < self._expiry and now - one.since >= self._blackout
         ]
         average = 0.0
         if len(counting) > 1:  # or there is nothing to compare
@@ -147,7 +154,7 @@ class WeightedRoundRobinPicking:
             average = math.fsum(one.weight for one in counting) / len(counting)
         self.why = None if average else "fallback"
         factors = {id(one): one.weight / average for one in counting} if average else {}
-        for one in self._known.values():
+        for one in self._reporting.values():
             factor = factors.get(id(one), 1.0)
             if factor != one.factor:
                 # What is left of the time until its turn shrinks or grows with the time between turns.

@@ -7,9 +7,10 @@ from collections import deque
 from operator import sub
 from typing import Protocol, final
 
-__all__ = ["CallWindow", "TimeWindow", "Window"]
+__all__ = ["BUCKETS", "CallWindow", "TimeWindow", "Window"]
 
-_BUCKETS = 10
+BUCKETS = 10
+"""How many make a window of time."""
 
 
 class Window(Protocol):
@@ -46,7 +47,7 @@ class TimeWindow:
     __slots__ = ("_kinds", "_marks", "_width", "base", "counts", "edge")
 
     def __init__(self, length: float, kinds: int) -> None:
-        self._width = length / _BUCKETS
+        self._width = length / BUCKETS
         self._kinds = kinds
         self._marks: deque[tuple[float, list[int]]] = deque()
         self.clear()
@@ -78,7 +79,7 @@ class TimeWindow:
         # The edge is rounded, so `now` may still be in the bucket that it seems to end.
         if not marks or marks[-1][0] < bucket:
             marks.append((bucket, self.counts.copy()))
-        while marks[0][0] < bucket - _BUCKETS:
+        while marks[0][0] < bucket - BUCKETS:
             marks.popleft()
         self.base = marks[0][1]
 

@@ -1,4 +1,4 @@
-"""What the fake Consul knows: services, checks and sessions. No I/O, no clock: time is an argument."""
+"""What the fake Consul knows: services, checks, sessions and keys. No I/O, no clock: time is an argument."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import uuid
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, cast, final
+
+from resilient.testing._consul_kv import Keys
 
 __all__ = ["Catalog", "Refusal", "duration"]
 
@@ -36,6 +38,8 @@ _CHECK_FIELDS = {
 _SESSION_FIELDS = {"Name": str, "TTL": str, "Behavior": str, "LockDelay": str, "Node": str, "Checks": list}
 _STATES = ("passing", "warning", "critical")
 _SESSION_TTL = (10.0, 86_400.0)
+_LOCK_DELAY = 15.0
+_UUID = 36
 
 
 class Refusal(Exception):
@@ -89,6 +93,7 @@ class _Session:
     id: str
     fields: dict[str, Any]
     ttl: float | None
+    delay: float
     expires: float
     created: int
 
@@ -109,6 +114,11 @@ class Catalog:
         self._services: dict[str, _Service] = {}
         self._changed: dict[str, int] = {}
         self._sessions: dict[str, _Session] = {}
+        self.keys = Keys(self._advance, index)
+
+    def _advance(self) -> int:
+        self.index += 1
+        return self.index
 
     # Services
 
@@ -166,11 +176,10 @@ class Catalog:
         )
 
     def deregister(self, identity: str) -> None:
-        """Forget a service."""
+        """Forget a service; one that there is not is forgotten already."""
         service = self._services.pop(identity, None)
-        if service is None:
-            raise Refusal(404, f'Unknown service ID "{identity}". Ensure that the service ID is passed, not the name.')
-        self._touch(service)
+        if service is not None:
+            self._touch(service)
 
     def update_check(self, check_id: str, status: str, output: str, now: float) -> None:
         """Let a check pass, warn or fail."""
@@ -180,7 +189,7 @@ class Catalog:
                 self._set(service, check, status, output, now)
                 check.expires = now + check.ttl
                 return
-        raise Refusal(404, f'Unknown check ID "{check_id}". Ensure that the check ID is passed, not the check name.')
+        raise Refusal(500, f'CheckID "{check_id}" does not have associated TTL')
 
     def _set(self, service: _Service, check: _Check, status: str, output: str, now: float) -> None:
         if status != "critical":
@@ -275,31 +284,47 @@ class Catalog:
     def create_session(self, body: Mapping[str, Any], now: float) -> str:
         """Begin a session, with or without a time to live."""
         known = _fields("session", body, _SESSION_FIELDS)
-        ttl = duration(known["TTL"]) if known.get("TTL") else None
-        if ttl is not None and not _SESSION_TTL[0] <= ttl <= _SESSION_TTL[1]:
-            raise Refusal(400, f"Invalid Session TTL '{known['TTL']}', must be between [10s=24h0m0s]")
+        try:
+            ttl = duration(known.get("TTL", "")) if known.get("TTL") else 0.0
+            delay = duration(known["LockDelay"]) if known.get("LockDelay") else _LOCK_DELAY
+        except Refusal as refusal:
+            raise Refusal(500, f"Session TTL or LockDelay: {refusal}") from None
+        if ttl and not _SESSION_TTL[0] <= ttl <= _SESSION_TTL[1]:
+            raise Refusal(500, f"Invalid Session TTL '{ttl * 1e9:.0f}', must be between [10s=24h0m0s]")
         if known.get("Behavior", "release") not in {"release", "delete"}:
-            raise Refusal(400, f"Invalid Behavior setting '{known['Behavior']}'")
-        self.index += 1
-        session = _Session(str(uuid.uuid4()), known, ttl, now + _grace(ttl), self.index)
+            raise Refusal(500, f"Invalid Behavior setting '{known['Behavior']}'")
+        self._advance()
+        session = _Session(str(uuid.uuid4()), known, ttl or None, delay, now + _grace(ttl or None), self.index)
         self._sessions[session.id] = session
         return session.id
 
+    def has_session(self, identity: str) -> bool:
+        """Whether it is going on; what cannot be the id of one is refused."""
+        if len(identity) != _UUID:
+            raise Refusal(500, f"failed session lookup: index error: UUID must be {_UUID} characters")
+        return identity in self._sessions
+
     def renew_session(self, identity: str, now: float) -> list[dict[str, Any]]:
         """Prolong a session."""
+        self.has_session(identity)
         session = self._sessions.get(identity)
         if session is None:
             raise Refusal(404, f"Session id '{identity}' not found")
         session.expires = now + _grace(session.ttl)
         return self.session(identity)
 
-    def destroy_session(self, identity: str) -> None:
-        """End a session; one that there is not is ended already."""
-        if self._sessions.pop(identity, None) is not None:
-            self.index += 1
+    def destroy_session(self, identity: str, now: float) -> None:
+        """End a session, and what it has locked; one that there is not is ended already."""
+        self.has_session(identity)
+        session = self._sessions.pop(identity, None)
+        if session is not None:
+            self._advance()
+            delete = session.fields.get("Behavior") == "delete"
+            self.keys.forsake(identity, delete=delete, delay=session.delay, now=now)
 
     def session(self, identity: str) -> list[dict[str, Any]]:
         """A list of one session, or of none."""
+        self.has_session(identity)
         session = self._sessions.get(identity)
         if session is None:
             return []
@@ -334,7 +359,7 @@ class Catalog:
                     due.append(end)
         for session in list(self._sessions.values()):
             if session.expires <= now:
-                self.destroy_session(session.id)
+                self.destroy_session(session.id, now)
             elif session.ttl is not None:
                 due.append(session.expires)
         return min(due, default=None)

@@ -69,10 +69,11 @@ class Question:
 @final
 @dataclass(slots=True)
 class Answer:
-    """`index` is None for what cannot be waited for."""
+    """`index` is None for what cannot be waited for. Content in bytes is sent as it is."""
 
     content: Any
     index: int | None = None
+    status: int = 200
 
 
 class World(Protocol):
@@ -91,6 +92,11 @@ class World(Protocol):
 
 def route(world: World, ask: Question) -> Answer:
     """Answer a question. Called with the world locked, which `World.wait` lets go."""
+    if ask.path.startswith(_KV):
+        respond = _KEYS.get(ask.method)
+        if respond is None:
+            raise Refusal(405, f"method {ask.method} not allowed")
+        return respond(world, ask, unquote(ask.path.removeprefix(_KV)))
     parts = [unquote(part) for part in ask.path.split("/")[1:]]
     for method, path, respond in _ROUTES:
         pattern = path.split("/")[1:]
@@ -146,7 +152,7 @@ def _create_session(world: World, ask: Question) -> Answer:
 
 
 def _destroy_session(world: World, ask: Question, name: str) -> Answer:
-    return _done(ask, lambda: world.catalog.destroy_session(name), content=True)
+    return _done(ask, lambda: world.catalog.destroy_session(name, world.now()), content=True)
 
 
 def _session(world: World, ask: Question, name: str) -> Answer:
@@ -200,6 +206,69 @@ def _blocking(world: World, ask: Question, index: Callable[[], int], content: Ca
     if int(given) > 0:
         world.wait(seconds, lambda: index() > int(given))
     return Answer(content(), index())
+
+
+def _get_key(world: World, ask: Question, key: str) -> Answer:
+    names, below, bare = ask.switch("keys"), ask.switch("recurse"), ask.switch("raw")
+    separator = ask.argument("separator")
+    if not (key or names or below):
+        raise Refusal(400, "Missing key name")
+    _consistency(world, ask)
+
+    def content() -> Any:
+        keys = world.catalog.keys
+        if names:
+            return keys.names(key, separator)
+        return keys.value(key) if bare and not below else keys.get(key, below=below)
+
+    answer = _blocking(world, ask, lambda: world.catalog.keys.index_of(key, below=names or below), content)
+    if answer.content in ([], None):
+        answer.content, answer.status = b"", 404
+    return answer
+
+
+def _put_key(world: World, ask: Question, key: str) -> Answer:
+    given = [name for name in ("acquire", "cas", "release") if ask.given(name)]
+    if len(given) > 1:
+        raise Refusal(400, f"Conflicting flags: {'&'.join(f'{name}={ask.argument(name)}' for name in given)}")
+    if not key:
+        raise Refusal(400, "Missing key name")
+    flags = _whole(ask.argument("flags", "0"))
+    cas = _whole(ask.argument("cas")) if ask.given("cas") else None
+    ask.finish()
+    if len(ask.body) > _LARGEST:
+        raise Refusal(413, f"Request body({len(ask.body)} bytes) too large, max size: {_LARGEST} bytes.")
+    keys = world.catalog.keys
+    if "acquire" not in given and "release" not in given:
+        return Answer(keys.put(key, ask.body, flags, cas=cas))
+    session = ask.argument(given[0])
+    going_on = world.catalog.has_session(session)
+    if "release" in given:
+        return Answer(keys.release(key, ask.body, flags, session))
+    if not going_on:
+        raise Refusal(500, f'invalid session "{session}"')
+    return Answer(keys.acquire(key, ask.body, flags, session, world.now()))
+
+
+def _delete_key(world: World, ask: Question, key: str) -> Answer:
+    below, cas = ask.switch("recurse"), _whole(ask.argument("cas")) if ask.given("cas") else None
+    ask.finish()
+    if not (key or below):
+        raise Refusal(400, "Missing key name")
+    if below and cas is not None:
+        raise Refusal(400, "Conflicting flags: recurse&cas")
+    return Answer(world.catalog.keys.delete(key, below=below, cas=cas))
+
+
+def _whole(text: str) -> int:
+    if not text.isdecimal():
+        raise Refusal(500, f'strconv.ParseUint: parsing "{text}": invalid syntax')
+    return int(text)
+
+
+_KV = "/v1/kv/"
+_LARGEST = 524_288
+_KEYS: Mapping[str, Callable[..., Answer]] = {"GET": _get_key, "PUT": _put_key, "DELETE": _delete_key}
 
 
 _ROUTES: tuple[tuple[str, str, Callable[..., Answer]], ...] = (
@@ -258,6 +327,9 @@ class _Handler(BaseHTTPRequestHandler):
         self._respond()
 
     def do_PUT(self) -> None:
+        self._respond()
+
+    def do_DELETE(self) -> None:
         self._respond()
 
     def _respond(self) -> None:

@@ -1,8 +1,10 @@
 """A strict fake of a Consul agent, on a real socket: for tests of what follows or registers services in Consul.
 
 There is no package of Consul to run in a test, so this one keeps to what its documentation says of the endpoints it
-has: health of services with blocking queries, registration at the agent with TTL checks, and sessions. It is strict: an
-argument or a field that it does not know is refused, where a real server ignores it and the caller never learns.
+has: health of services with blocking queries, registration at the agent with TTL checks, sessions, and the key-value
+store with its locks. What the documentation leaves open (how it refuses, when an index rises) is as in a real 1.8.7. It
+is strict: an argument or a field that it does not know is refused, where a real server ignores it and the caller never
+learns, and so is a TTL check without a time.
 
 ```python
 import httpx
@@ -210,14 +212,16 @@ class FakeConsul:
                 return refusal.status, {"Content-Type": "text/plain"}, str(refusal).encode()
             if self._server is not server:
                 return None
-            if self.catalog.index != before or ask.method == "PUT":
+            if self.catalog.index != before or ask.method != "GET":
                 self._changed.notify_all()
             headers: dict[str, str | None] = {"Content-Type": "application/json"}
             if answer.index is not None:
                 headers |= {"X-Consul-Index": str(answer.index), "X-Consul-KnownLeader": "true"}
                 headers |= {"X-Consul-LastContact": "0"} | self.headers
-            content = b"" if answer.content is None else json.dumps(answer.content).encode()
-            return 200, {name: value for name, value in headers.items() if value is not None}, content
+            content = b"" if answer.content is None else answer.content
+            if not isinstance(content, bytes):
+                content = json.dumps(content).encode()
+            return answer.status, {name: value for name, value in headers.items() if value is not None}, content
 
     def _admit(self, ask: Question) -> None:
         if self.failure is not None:

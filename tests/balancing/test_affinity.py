@@ -127,7 +127,8 @@ def test_nobody_has_more_than_its_bound(rule, ends: list[int], names: int) -> No
             balancer.apply(snapshot(*everybody, version=turn + 2), 0.0, RANDOM)
     while held:
         balancer.settle(held.pop(), Verdict.OK, 0.01, 0.0, RANDOM)
-    assert balancer._in_flight == 0
+    assert balancer._bounding is not None
+    assert balancer._bounding.in_flight == 0
 
 
 @RULES

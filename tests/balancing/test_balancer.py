@@ -333,6 +333,36 @@ def test_the_reason_of_an_ejection_may_be_a_share() -> None:
     assert event.reason == "50% of its calls in 10 s failed"
 
 
+def test_successes_count_whether_there_was_a_failure_before_or_not() -> None:
+    balancer = balancing("a", "b", consecutive_failures=None, failure_ratio=0.5)
+    ends = [Verdict.OK] * 15 + [Verdict.FAILED] * 14
+    assert all(not settle(balancer, pick_of(balancer, "a", now), end, now) for now in (3.0,) for end in ends)
+    (ejected,) = settle(balancer, pick_of(balancer, "a", 12.9), Verdict.FAILED, 12.9)
+    assert isinstance(ejected, InstanceEjected)
+
+
+def test_successes_of_long_ago_and_of_others_do_not_count() -> None:
+    balancer = balancing("a", "b", consecutive_failures=None, failure_ratio=0.5)
+    for name, now in (("a", 0.0), ("b", 12.0)):
+        for _ in range(50):
+            settle(balancer, pick_of(balancer, name, now), Verdict.OK, now)
+    events = [settle(balancer, pick_of(balancer, "a", 12.0), Verdict.FAILED, 12.0) for _ in range(20)]
+    assert [len(event) for event in events] == [0] * 19 + [1]
+
+
+def test_a_service_is_busy_while_calls_are_under_way_and_until_their_window_is_over() -> None:
+    balancer = balancing("a", "b")
+    assert not balancer.busy(0.0)
+    one = pick(balancer)
+    assert balancer.busy(100.0)
+    settle(balancer, one, Verdict.LOCAL, 100.0)
+    assert not balancer.busy(100.0)
+    for end, now in ((Verdict.OK, 100.0), (Verdict.FAILED, 200.0)):
+        settle(balancer, pick(balancer, now), end, now)
+        assert balancer.busy(now + 10.0)
+        assert not balancer.busy(now + 12.0)
+
+
 def test_when_its_time_is_over_one_call_tries_it() -> None:
     balancer = balancing("a", "b", "c")
     eject(balancer, "a")

@@ -12,7 +12,7 @@ from resilient.verdict import Verdict
 from tests.balancing.fleet import Behaviour, Fleet
 
 NAMES = [f"i{number}" for number in range(10)]
-SEEDS = range(5)
+SEEDS = range(3)
 
 
 def some_fail(share: float, *names: str) -> Behaviour:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import struct
+from base64 import b64encode
 from collections import Counter
 
 import anyio
@@ -13,12 +15,22 @@ from hypothesis import strategies as st
 
 from resilient.asgi import LoadReportMiddleware
 from resilient.balancing import Load, WeightedRoundRobin, format_load, parse_load
+from resilient.balancing.orca import load_of
 from resilient.http import Transport, client
 from resilient.instance import Instance
 from resilient.service import Service
 from resilient.testing import virtual_time
 
 TWO = "static://10.0.0.1:80,10.0.0.2:80"
+
+
+SAMPLE = "CZqZmZmZmbk/MQAAAAAAAABAQg4KA2ZvbxGamZmZmZm5P0IOCgNiYXIRmpmZmZmZyT8="
+"""That of ORCA's documentation."""
+
+
+def message(*parts: bytes | float) -> str:
+    """A protobuf message in base64: bytes as they are, numbers as eight."""
+    return b64encode(b"".join(part if isinstance(part, bytes) else struct.pack("<d", part) for part in parts)).decode()
 
 
 @pytest.mark.parametrize(
@@ -39,7 +51,22 @@ TWO = "static://10.0.0.1:80,10.0.0.2:80"
         ("JSON {}", None),
         ("TEXT", None),
         ("TEXT nonsense", None),
+        (f"BIN {SAMPLE}", Load(cpu_utilization=0.1, rps=2.0, named={"foo": 0.1, "bar": 0.2})),
+        (f"BIN {SAMPLE.rstrip('=')}", Load(cpu_utilization=0.1, rps=2.0, named={"foo": 0.1, "bar": 0.2})),
+        (f"BIN {message(bytes([0x49]), 0.7)}", Load(application_utilization=0.7)),
+        (f"BIN {message(bytes([0x39]), 3.0)}", Load(eps=3.0)),
+        (f"BIN {message(bytes([0x11]), 0.5, bytes([0x39]), 1.0)}", Load(eps=1.0)),  # memory has no meaning here
+        (f"BIN {message(bytes([0x09]), -1.0, bytes([0x39]), math.inf)}", None),
+        (f"BIN {message(bytes([0x42, 14, 0x0A, 3]) + b'rif' + bytes([0x11]), 4.0)}", Load(in_flight=4)),
+        (f"BIN {message(bytes([0x42, 5, 0x0A, 3]) + b'rif')}", Load(in_flight=0)),  # 0 is the default, and left out
+        (f"BIN {message(bytes([0x18, 0xAC, 2, 0x7D, 1, 2, 3, 4, 0x39]), 1.0)}", Load(eps=1.0)),  # unknown fields
+        (f"BIN {message(bytes([0x42, 5, 0x0A, 3]) + bytes([0xFF] * 3))}", None),  # no UTF-8
+        (f"BIN {message(bytes([0x0B]))}", None),  # a group
+        (f"BIN {message(bytes([0x42, 200, 1, 0]))}", None),  # it ends early
+        (f"BIN {message(bytes([0xFF] * 12))}", None),
         ("BIN AAAA", None),
+        ("BIN !", None),
+        ("BIN", None),
         ("", None),
         ("TEXT eps=1," + "x" * 10_000, None),
     ],
@@ -72,8 +99,20 @@ def test_what_is_written_is_read_again(load: Load) -> None:
 
 @given(st.text())
 def test_no_header_breaks_it(value: str) -> None:
-    for form in ("", "TEXT ", "JSON "):
+    for form in ("", "TEXT ", "JSON ", "BIN "):
         parse_load(form + value)
+
+
+@given(st.binary())
+def test_no_message_breaks_it(value: bytes) -> None:
+    parse_load(f"BIN {message(value)}")
+
+
+def test_grpc_has_a_header_of_its_own() -> None:
+    load = Load(cpu_utilization=0.1, rps=2.0, named={"foo": 0.1, "bar": 0.2})
+    assert load_of(httpx.Headers({"Endpoint-Load-Metrics-Bin": SAMPLE})) == load
+    assert load_of({"endpoint-load-metrics": "TEXT eps=1", "endpoint-load-metrics-bin": SAMPLE}) == Load(eps=1.0)
+    assert load_of({}) is None
 
 
 def test_http_responses_say_who_can_take_more(backend) -> None:

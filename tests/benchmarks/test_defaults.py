@@ -125,9 +125,29 @@ def test_a_small_question_is_played_and_written_down(
     assert "Same as in defaults.json: 0 of 1. Different: attempts." in capsys.readouterr().out
 
 
-def test_a_part_is_not_written_down():
-    with pytest.raises(SystemExit):
-        defaults.main(["--only", "tau", "--write"])
+def test_a_part_is_written_down_among_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    knobs = {"failing": 0.5, "duration": 8.0, "load": 20.0}
+    play = Play(scenario="error-rate-sweep", metrics=("success",), knobs=knobs)
+    two = [replace(one, plays=(play,)) for one in QUESTIONS if one.name in {"attempts", "probes"}]
+    result = tmp_path / "defaults.json"
+    monkeypatch.setattr(defaults, "QUESTIONS", two)
+    monkeypatch.setattr(defaults, "RESULT", result)
+    assert defaults.main(["--seeds", "2", "--write"]) == 0
+    first, page = json.loads(result.read_text()), result.with_suffix(".md").read_text()
+
+    other = json.loads(result.read_text())
+    for answer in other["questions"]:
+        answer["plays"] = []
+    result.write_text(json.dumps(other))
+    assert defaults.main(["--seeds", "2", "--write", "--only", "probes"]) == 0
+    assert json.loads(result.read_text())["questions"] == [other["questions"][0], first["questions"][1]]
+    assert result.with_suffix(".md").read_text() == page
+
+    with pytest.raises(ValueError, match="questions that are not asked now have 2"):
+        defaults.main(["--seeds", "1", "--write", "--only", "probes"])
+    result.with_suffix(".md").write_text("")
+    with pytest.raises(LookupError, match="no table of 'attempts'"):
+        defaults.main(["--seeds", "2", "--write", "--only", "probes"])
 
 
 def test_the_page_includes_every_question():

@@ -6,6 +6,9 @@ import subprocess
 import sys
 
 import pytest
+from typer.core import TyperGroup
+
+from resilient.cli.later import LATER
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -54,6 +57,31 @@ def test_what_is_not_installed_is_named_with_the_extra_that_brings_it(package, e
     assert refused.returncode == 1
     assert f"pip install 'resilient-mesh[{extra}]'" in refused.stderr
     assert "Traceback" not in refused.stderr
+
+
+def test_the_commands_are_listed_as_they_describe_themselves():
+    for name, later in LATER.items():
+        command = later.load()
+        assert command.get_short_help_str(200) == later.help, name
+        assert command.params or isinstance(command, TyperGroup), name
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["discover", "--help"], ["discover", "static://10.0.0.1:80"]])
+def test_what_needs_no_lab_loads_none(arguments):
+    code = "import sys; from resilient.cli import main\ntry: main()\nfinally: print([*sys.modules], file=sys.stderr)"
+    told = run("-c", code, *arguments)
+    assert "resilient.cli.app" in told.stderr
+    assert "10.0.0.1" in told.stdout or "discover" in told.stdout
+    for module in ("resilient.lab", "resilient.http", "httpx", "matplotlib"):
+        assert f"'{module}" not in told.stderr
+    assert ("resilient.discovery'" in told.stderr) == (arguments != ["--help"])
+
+
+@pytest.mark.parametrize("arguments", [["brew"], ["lab", "brew"]])
+def test_a_command_that_there_is_not_is_refused(arguments):
+    refused = run("-m", "resilient", *arguments)
+    assert refused.returncode == 2
+    assert "No such command 'brew'" in refused.stderr
 
 
 def test_the_command_line_says_who_it_is():

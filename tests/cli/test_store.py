@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner, Result
@@ -43,6 +45,18 @@ def test_a_store_that_may_not_make_its_tables_names_the_command_that_does(url: s
     store.close()
     again = call("migrate", url)
     assert (again.exit_code, "up to date" in again.output) == (0, True)
+
+
+def test_the_tables_beside_the_claims_are_made_as_well(url: str) -> None:
+    core: Any = connect(f"{url}?migrate=false").blocking
+    steps = [core.intents().gc, core.clients().collect, core.outbox(keep=1.0).stats, partial(core.inbox().stats, "c")]
+    for step in steps:
+        with pytest.raises(StoreUnavailable, match="store migrate"):
+            step()
+    assert call("migrate", url).exit_code == 0
+    for step in steps:
+        step()
+    core.close()
 
 
 def test_what_is_printed_is_what_makes_the_tables(postgres: Postgres, postgres_url: str) -> None:

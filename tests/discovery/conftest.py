@@ -52,6 +52,20 @@ def registry(request: pytest.FixtureRequest, servers: dict[type[Server], Server]
 
 @pytest.fixture(params=[name for name in KINDS if name != "serverset"])
 def kind_of_server(request: pytest.FixtureRequest, servers: dict[type[Server], Server]) -> Registry:
-    """One registry for each kind of server: where it is the server that fails, formats make no difference."""
+    """One registry for each kind of server, where formats make no difference."""
     server, kind = KINDS[request.param]
     return kind(running(servers, server))
+
+
+@pytest.fixture(
+    params=[("etcd", "asyncio"), ("consul", "trio"), ("curator", "asyncio"), ("curator", "trio")], ids="-".join
+)
+def failing(request: pytest.FixtureRequest, servers: dict[type[Server], Server]) -> tuple[Registry, str]:
+    """A registry whose server fails, and an event loop.
+
+    The conversation with etcd and Consul is one and the same, so each loop has one of them; ZooKeeper's client has
+    threads of its own.
+    """
+    name, backend = request.param
+    server, kind = KINDS[name]
+    return kind(running(servers, server)), backend

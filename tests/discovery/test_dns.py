@@ -272,10 +272,38 @@ def two_priorities() -> Zone:
     return zone
 
 
-def test_the_next_priority_is_used_where_none_of_the_first_has_an_address(backend):
+def test_all_priorities_are_listed_and_of_an_address_the_lowest(backend):
+    async def main() -> None:
+        zone = two_priorities()
+        zone.records[f"{SRV}. SRV"] = [
+            f"{SRV}. 9 IN SRV {p} 0 80 {n}.test." for p, n in ((30, "a"), (20, "b"), (10, "a"))
+        ]
+        found = await anext(services(zone))
+        assert [(one.id, one.metadata["priority"]) for one in found.instances] == [
+            ("10.0.0.1:80", "10"),
+            ("10.0.0.2:80", "20"),
+        ]
+
+    play(main, backend)
+
+
+def test_backups_keep_their_addresses_as_others_do(backend):
     async def main() -> None:
         zone = two_priorities()
         watch = services(zone)
+        await anext(watch)
+        zone.records["b.test. A"] = dns.rcode.SERVFAIL
+        zone.records["a.test. A"] = a("10.0.0.3", name="a.test.")
+        found = await anext(watch)
+        assert (ids(found), found.stale_since) == (["10.0.0.2:80", "10.0.0.3:80"], None)
+
+    play(main, backend)
+
+
+def test_the_next_priority_is_used_where_none_of_the_first_has_an_address(backend):
+    async def main() -> None:
+        zone = two_priorities()
+        watch = services(zone, backups=False)
         assert ids(await anext(watch)) == ["10.0.0.1:80"]
         assert zone.times("b.test. A") == []
         del zone.records["a.test. A"]
@@ -289,7 +317,7 @@ def test_the_next_priority_is_used_where_none_of_the_first_has_an_address(backen
 def test_an_error_is_no_reason_for_the_next_priority_unless_nothing_is_known_of_the_first(backend):
     async def main() -> None:
         zone = two_priorities()
-        watch = services(zone)
+        watch = services(zone, backups=False)
         await anext(watch)
         zone.records["a.test. A"] = dns.rcode.SERVFAIL
         stale = await anext(watch)

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
+from contextlib import ExitStack
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from threading import Thread
+from typing import Self
 
 import anyio
 import pytest
 
+from resilient.balancing import Ejection, RoundRobin
 from resilient.discovery import connect
+from resilient.http import client
 from resilient.instance import Instance
 from resilient.service import Service
 from resilient.snapshot import Snapshot
@@ -22,6 +28,44 @@ FAST = "min_ttl=0.05&max_ttl=0.1&timeout=0.2"
 def server() -> Iterator[Dnsmasq]:
     with Dnsmasq(ONE) as running:
         yield running
+
+
+class Listener:
+    """An HTTP server that says its name; killed, its port refuses connections, until it is started again."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.port = 0
+        self._server: ThreadingHTTPServer | None = None
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.kill()
+
+    def start(self) -> None:
+        said = self.name.encode()
+
+        class Says(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                self.send_response(200)
+                self.end_headers()
+                self.wfile.write(said)
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        self._server = server = ThreadingHTTPServer(("127.0.0.1", self.port), Says)
+        self.port = server.server_port
+        Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+
+    def kill(self) -> None:
+        if self._server is not None:
+            self._server.shutdown()
+            self._server.server_close()
+            self._server = None
 
 
 async def until(watch: AsyncIterator[Snapshot], *ids: str) -> Snapshot:
@@ -71,9 +115,10 @@ def test_services_with_weights_priorities_and_ports(backend):
     srv = "--srv-host=_http._tcp.orders.test"
 
     async def main(url: str) -> None:
-        found = await until(connect(url).watch(), "127.0.0.1:8001", "127.0.0.2:8002")
-        assert [instance.weight for instance in found.instances] == [60.0, 1.0]
-        assert [instance.metadata["priority"] for instance in found.instances] == ["10", "10"]
+        found = await until(connect(url).watch(), "127.0.0.1:8001", "127.0.0.2:8002", "127.0.0.3:8003")
+        assert [instance.weight for instance in found.instances] == [60.0, 1.0, 9.0]
+        assert [instance.metadata["priority"] for instance in found.instances] == ["10", "10", "20"]
+        await until(connect(f"{url}&backups=no").watch(), "127.0.0.1:8001", "127.0.0.2:8002")
 
     with Dnsmasq(
         f"{srv},a.test,8001,10,60",
@@ -82,6 +127,44 @@ def test_services_with_weights_priorities_and_ports(backend):
         *(f"--host-record={name}.test,127.0.0.{number}" for number, name in enumerate("abc", 1)),
     ) as server:
         anyio.run(main, f"dns+srv://_http._tcp.orders.test?nameserver={server.nameserver}", backend=backend)
+
+
+def test_backups_are_used_while_none_of_the_first_can_be_reached(backend):
+    """RFC 2782, with real records and listeners: both servers of the first priority are killed, and one comes back."""
+    srv = "--srv-host=_http._tcp.orders.test,localhost.test"
+
+    async def main(url: str, servers: list[Listener]) -> None:
+        one, other, backup = servers
+        ejection = Ejection(consecutive_failures=2, duration=0.1)
+        orders = Service("orders", url, balancer=RoundRobin(), ejection=ejection)
+        async with orders, client(orders) as http:
+
+            async def used(calls: int) -> set[str]:
+                return {(await http.get("/")).text for _ in range(calls)}
+
+            async def settles_on(wanted: set[str]) -> None:
+                with anyio.fail_after(20):
+                    while await used(20) != wanted:
+                        await anyio.sleep(0.02)
+
+            await orders.ready()
+            await settles_on({one.name, other.name})
+            one.kill()
+            await settles_on({other.name, backup.name})  # 70 % and 30 %: one of two is left
+            other.kill()
+            await settles_on({backup.name})
+            assert not orders.explain().panic
+            one.start()
+            await settles_on({one.name, backup.name})
+            other.start()
+            await settles_on({one.name, other.name})
+
+    with ExitStack() as stack:
+        servers = [stack.enter_context(Listener(name)) for name in ("one", "other", "backup")]
+        records = [f"{srv},{one.port},{10 if one.name != 'backup' else 20},0" for one in servers]
+        names = stack.enter_context(Dnsmasq(*records, "--host-record=localhost.test,127.0.0.1"))
+        url = f"dns+srv://_http._tcp.orders.test?nameserver={names.nameserver}&family=4"
+        anyio.run(main, url, servers, backend=backend)
 
 
 def test_a_dead_name_server_beside_a_living_one_is_passed_over(server, backend):

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import ssl
+import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import anyio
@@ -14,6 +17,7 @@ import trustme
 
 from resilient.errors import DeadlineExceeded
 from resilient.http import Transport, client, sync_client
+from resilient.policies.timeout import Timeout
 from resilient.service import Service
 from tests.http.network import settled
 from tests.http.sockets import HEAD, Peer, RawServer, answering
@@ -163,3 +167,35 @@ def test_certificates_that_cannot_be_read_are_no_failure_of_an_instance(identity
             with pytest.raises(ssl.SSLError):
                 http.get("/")
             assert orders.instances()[0].failures == 0
+
+
+@pytest.mark.parametrize("package", [httpx, httpx2])
+@pytest.mark.parametrize("ended_by", ["the caller", "the deadline"])
+def test_a_handshake_that_is_broken_off_leaves_no_connection_behind(backend, package, ended_by):
+    """httpcore closes it when a handshake fails, not when it is cancelled; that is left to the garbage collector."""
+    closed = threading.Event()
+
+    def says_nothing(peer: Peer) -> None:
+        while peer.connection.recv(65536):
+            pass
+        closed.set()
+
+    async def main():
+        with RawServer(says_nothing) as server:
+            orders = Service("orders", server.url, policies=[Timeout(0.2 if ended_by == "the deadline" else 30.0)])
+            transport = Transport(orders, verify=False)
+            async with orders, package.AsyncClient(transport=transport, timeout=None) as http:
+                with (
+                    anyio.move_on_after(0.2 if ended_by == "the caller" else 30.0),
+                    suppress(DeadlineExceeded, package.TimeoutException),
+                ):
+                    await http.get("https://orders/")
+                assert await anyio.to_thread.run_sync(closed.wait, 5.0)
+                assert server.connections == 1
+                assert settled(orders)
+
+    gc.disable()
+    try:
+        anyio.run(main, backend=backend)
+    finally:
+        gc.enable()

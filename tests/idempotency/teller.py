@@ -25,7 +25,7 @@ from resilient.policies.timeout import Timeout
 
 SPACE = "8e03978e-40d5-43e8-bc93-6894a57f9324"
 LEASE = 0.4
-CLIENT_LEASE = 2.0
+CLIENT_LEASE = 3.0
 
 
 def die() -> None:

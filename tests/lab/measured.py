@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 from resilient.lab.scenario import Scenario
 from resilient.lab.simulation.run import Mode, run
+from resilient.lab.stacks import Stack
 
 __all__ = ["Measured", "measure", "metrics_of"]
 
@@ -18,7 +19,7 @@ class Measured(NamedTuple):
 
 
 def measure(
-    scenario: Scenario, policy: str, *, seed: int = 0, backend: str = "asyncio", mode: Mode = "functions"
+    scenario: Scenario, policy: str | Stack, *, seed: int = 0, backend: str = "asyncio", mode: Mode = "functions"
 ) -> Measured:
     """Run the scenario once."""
     outcome = run(scenario, policy, seed, backend=backend, mode=mode)
@@ -26,7 +27,7 @@ def measure(
 
 
 def metrics_of(
-    scenario: Scenario, policy: str, *, seed: int = 0, backend: str = "asyncio", mode: Mode = "functions"
+    scenario: Scenario, policy: str | Stack, *, seed: int = 0, backend: str = "asyncio", mode: Mode = "functions"
 ) -> dict[str, Any]:
     """Run the scenario once, and return its metrics."""
     return measure(scenario, policy, seed=seed, backend=backend, mode=mode).metrics

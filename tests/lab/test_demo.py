@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import io
+from pathlib import Path
+from typing import Any, NamedTuple
 
-import anyio
 import pytest
 from rich.console import Console
 
 from resilient.lab.demo import command
-from resilient.lab.demo.callers import CALLERS
+from resilient.lab.demo.evidence import Evidence
 from resilient.lab.demo.experiment import run
-from resilient.lab.demo.live import Show
 from resilient.lab.demo.script import Settings
 from resilient.lab.demo.verdict import judge
 
@@ -21,33 +21,46 @@ pytestmark = pytest.mark.timeout(180)
 SMALL = Settings(rate=60.0, duration=10.0, seed=7, attempt_timeout=1.5, deadline=10.0)
 
 
-@pytest.fixture
-def console() -> Console:
-    return Console(file=io.StringIO(), width=100)
+class Played(NamedTuple):
+    """What came of the demo."""
+
+    code: int
+    text: str
+    report: Path
+    runs: list[Evidence]
 
 
-def printed(console: Console) -> str:
-    assert isinstance(console.file, io.StringIO)
-    return console.file.getvalue()
+@pytest.fixture(scope="module")
+def played(tmp_path_factory: pytest.TempPathFactory) -> Played:
+    """The demo, played once for all of these tests."""
+    runs: list[Evidence] = []
+
+    async def recorded(*arguments: Any) -> Evidence:
+        runs.append(await run(*arguments))
+        return runs[-1]
+
+    out = tmp_path_factory.mktemp("demo") / "made" / "report.html"
+    printed = io.StringIO()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(command, "run", recorded)
+        code = command.run_demo(SMALL, out=out, console=Console(file=printed, width=100))
+    return Played(code, printed.getvalue(), out, runs)
 
 
-def test_the_demo_proves_what_it_is_to_prove(tmp_path, console):
-    out = tmp_path / "made" / "report.html"
-    assert command.run_demo(SMALL, out=out, console=console) == 0, printed(console)
-    text = printed(console)
-    assert text.count("✔") == 4
-    assert "Proven." in text
+def test_the_demo_proves_what_it_is_to_prove(played):
+    assert played.code == 0, played.text
+    assert played.text.count("✔") == 4
+    assert "Proven." in played.text
     for disaster in SMALL.disasters:
-        assert text.count(disaster.title) == text.count(disaster.relief) == 2
-    assert out.read_text().startswith("<!doctype html>")
+        assert played.text.count(disaster.title) == played.text.count(disaster.relief) == 2
+    assert played.report.read_text().startswith("<!doctype html>")
 
 
-def test_a_client_that_repeats_without_a_key_is_convicted(tmp_path, console, monkeypatch):
-    monkeypatch.setitem(CALLERS, "resilient", CALLERS["plain"])
-    with Show(console, SMALL) as show:
-        evidence = anyio.run(run, "resilient", SMALL, tmp_path, show)
-    assert evidence.audit.duplicated
-    lost, duplicated, _, tame = judge(evidence, evidence)
+def test_a_client_that_repeats_without_a_key_is_convicted(played):
+    """As it would be, if it passed itself off as ours."""
+    plain = next(one for one in played.runs if one.kind == "plain")
+    assert plain.audit.duplicated
+    lost, duplicated, _, tame = judge(plain, plain)
     assert lost.holds
     assert tame.holds
     assert not duplicated.holds

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from resilient.machines.circuit import Circuit, CircuitState, Judgement
-from resilient.machines.outlier import Ejection
+from resilient.machines.outlier import Division, Ejection
 
 RANDOM = Random(0).random
 
@@ -26,6 +26,10 @@ class Stub:
 
 def fleet(ejection: Ejection, count: int) -> list[Stub]:
     return [Stub(ejection.circuit()) for _ in range(count)]
+
+
+def divide(ejection: Ejection, members: list[Stub], now: float) -> Division[Stub]:
+    return ejection.divide(members, {one for one in members if one.circuit.closed is None or not one.passing}, now)
 
 
 def settle(one: Stub, judgement: Judgement, now: float = 0.0) -> None:
@@ -68,14 +72,14 @@ def test_the_last_one_is_never_taken_out(share: float, total: int) -> None:
 def test_all_are_usable_while_none_fails() -> None:
     ejection = Ejection()
     members = fleet(ejection, 3)
-    division = ejection.divide(members, 0.0)
+    division = divide(ejection, members, 0.0)
     assert division.usable == tuple(members)
     assert (division.trial, division.panic, division.room, division.until) == ((), False, True, math.inf)
 
 
 def test_nobody_is_nobody() -> None:
     nobody: list[Stub] = []
-    division = Ejection().divide(nobody, 0.0)
+    division = divide(Ejection(), nobody, 0.0)
     assert (division.usable, division.panic, division.room) == ((), False, False)
 
 
@@ -83,12 +87,12 @@ def test_five_failures_in_a_row_take_one_out_until_its_time_is_over() -> None:
     ejection = Ejection(duration=5.0)
     members = bad, *rest = fleet(ejection, 3)
     fail(bad, 4)
-    assert ejection.divide(members, 0.0).usable == tuple(members)
+    assert divide(ejection, members, 0.0).usable == tuple(members)
     fail(bad, 1)
-    division = ejection.divide(members, 1.0)
+    division = divide(ejection, members, 1.0)
     assert division.usable == tuple(rest)
     assert (division.trial, division.room, division.until) == ((), False, 5.0)
-    division = ejection.divide(members, 5.0)
+    division = divide(ejection, members, 5.0)
     assert (division.usable, division.trial, division.until) == (tuple(rest), (bad,), math.inf)
 
 
@@ -97,9 +101,9 @@ def test_half_of_twenty_calls_failing_take_one_out() -> None:
     ejection = Ejection()
     members = bad, _, _ = fleet(ejection, 3)
     for number in range(20):
-        assert bad in ejection.divide(members, 0.0).usable
+        assert bad in divide(ejection, members, 0.0).usable
         settle(bad, Judgement.GOOD if number % 2 == 0 else Judgement.BAD, now=number * 0.1)
-    assert bad not in ejection.divide(members, 2.0).usable
+    assert bad not in divide(ejection, members, 2.0).usable
 
 
 def test_shares_may_not_matter() -> None:
@@ -107,14 +111,14 @@ def test_shares_may_not_matter() -> None:
     (bad,) = members = fleet(ejection, 1)
     for number in range(200):
         settle(bad, Judgement.GOOD if number % 4 == 0 else Judgement.BAD)
-    assert ejection.divide(members, 0.0).usable == (bad,)
+    assert divide(ejection, members, 0.0).usable == (bad,)
 
 
 def test_rows_may_not_matter() -> None:
     ejection = Ejection(consecutive_failures=None)
     (bad,) = members = fleet(ejection, 1)
     fail(bad, 19)
-    assert ejection.divide(members, 0.0).usable == (bad,)
+    assert divide(ejection, members, 0.0).usable == (bad,)
 
 
 def test_failures_spread_over_more_than_the_window_take_nobody_out() -> None:
@@ -122,7 +126,7 @@ def test_failures_spread_over_more_than_the_window_take_nobody_out() -> None:
     (slow,) = members = fleet(ejection, 1)
     for number in range(100):
         settle(slow, Judgement.BAD, now=number * 1.0)
-    assert ejection.divide(members, 100.0).usable == (slow,)
+    assert divide(ejection, members, 100.0).usable == (slow,)
 
 
 def test_one_success_on_trial_is_enough_to_come_back() -> None:
@@ -130,17 +134,17 @@ def test_one_success_on_trial_is_enough_to_come_back() -> None:
     members = bad, _, _ = fleet(ejection, 3)
     fail(bad)
     settle(bad, Judgement.GOOD, now=5.0)
-    assert ejection.divide(members, 5.0).usable == tuple(members)
+    assert divide(ejection, members, 5.0).usable == tuple(members)
 
 
 def test_what_stood_still_for_a_moment_is_back_soon_and_what_stays_down_is_tried_ever_more_seldom() -> None:
     ejection = Ejection()
     bad, *_ = members = fleet(ejection, 3)
     fail(bad)
-    tried = [ejection.divide(members, 0.0).until]
+    tried = [divide(ejection, members, 0.0).until]
     while tried[-1] < 60.0:
         settle(bad, Judgement.BAD, now=tried[-1])
-        tried.append(ejection.divide(members, tried[-1]).until)
+        tried.append(divide(ejection, members, tried[-1]).until)
     assert tried[0] == 1.0
     assert len(tried) == 6  # after 1, 3, 7, 15, 31 and 63 seconds, and what chance adds
     assert all(later > 2 * earlier for earlier, later in pairwise(tried))
@@ -152,7 +156,7 @@ def test_a_trial_that_fails_takes_it_out_for_longer(judgement: Judgement) -> Non
     members = bad, _, _ = fleet(ejection, 3)
     fail(bad)
     settle(bad, judgement, now=5.0)
-    assert 15.0 <= ejection.divide(members, 5.0).until <= 17.0
+    assert 15.0 <= divide(ejection, members, 5.0).until <= 17.0
 
 
 def test_somebody_on_trial_stays_there_until_a_probe_decides() -> None:
@@ -161,7 +165,7 @@ def test_somebody_on_trial_stays_there_until_a_probe_decides() -> None:
     fail(bad)
     settle(bad, Judgement.NOTHING, now=6.0)
     assert bad.circuit.state is CircuitState.HALF_OPEN
-    assert ejection.divide(members, 6.0).trial == (bad,)
+    assert divide(ejection, members, 6.0).trial == (bad,)
 
 
 @pytest.mark.parametrize(("duration", "lease"), [(1.0, 5.0), (20.0, 20.0)])
@@ -178,9 +182,9 @@ def test_too_few_healthy_ones_are_a_panic() -> None:
     members = one, other, third, _ = fleet(ejection, 4)
     fail(one)
     fail(other)
-    assert not ejection.divide(members, 1.0).panic  # half of them is not less than half
+    assert not divide(ejection, members, 1.0).panic  # half of them is not less than half
     fail(third)
-    division = ejection.divide(members, 1.0)
+    division = divide(ejection, members, 1.0)
     assert division.panic
     assert division.usable == tuple(members)
 
@@ -189,7 +193,7 @@ def test_panic_can_be_turned_off() -> None:
     ejection = Ejection(max_ejected=1.0, panic=0.0)
     (only,) = members = fleet(ejection, 1)
     fail(only)
-    division = ejection.divide(members, 1.0)
+    division = divide(ejection, members, 1.0)
     assert (division.usable, division.panic) == ((), False)
 
 

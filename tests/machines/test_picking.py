@@ -6,12 +6,16 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from random import Random
+from typing import ClassVar
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from resilient.machines.drawing import two
+from resilient.machines.ewma import LatencyEwma
 from resilient.machines.picking import (
+    Change,
     LeastRequestPicking,
     Observer,
     PeakEwmaPicking,
@@ -19,13 +23,7 @@ from resilient.machines.picking import (
     RandomPicking,
     RoundRobinPicking,
 )
-
-
-@dataclass
-class Stub:
-    id: str
-    weight: float = 1.0
-    active: int = 0
+from tests.machines.stubs import Stub, change
 
 
 def stubs(count: int) -> list[Stub]:
@@ -47,7 +45,7 @@ def shares(picking: Picking, candidates: Sequence[Stub], picks: int = 4000, seed
 
 def started(make: Callable[[], Picking], members: Sequence[Stub]) -> Picking:
     picking = make()
-    picking.update(members, 0.0, Random(0).random)
+    picking.update(change(members), 0.0, Random(0).random)
     return picking
 
 
@@ -125,7 +123,7 @@ def test_weighted_round_robin_goes_on_where_it_was_when_somebody_leaves() -> Non
     a, b, c = Stub("a", 5.0), Stub("b", 1.0), Stub("c", 1.0)
     picking = started(RoundRobinPicking, [a, b, c])
     assert [picking.pick([a, b, c], 0.0, Random(0).random, None).id for _ in range(2)] == ["a", "a"]
-    picking.update([a, b], 0.0, Random(0).random)
+    picking.update(change([a, b], [a, b, c]), 0.0, Random(0).random)
     assert picking.pick([a, b], 0.0, Random(0).random, None) is b
     assert picking.score(a, 0.0) < picking.score(b, 0.0)  # a comes next
 
@@ -161,7 +159,7 @@ def test_the_ewma_picker_looks_at_failures_too() -> None:
 def test_the_ewma_picker_chooses_what_answers_sooner() -> None:
     a, b = members = stubs(2)
     picking = ewma()
-    picking.update(members, 0.0, Random(0).random)
+    picking.update(change(members), 0.0, Random(0).random)
     picking.observe(a, 0.2, 1.0)
     picking.observe(b, 0.1, 1.0)
     assert picking.pick(members, 1.0, Random(0).random, None) is b
@@ -180,7 +178,7 @@ def test_the_ewma_picker_weighs_calls_in_flight_and_weights() -> None:
 def test_a_fast_failure_is_a_slow_call() -> None:
     (a,) = members = stubs(1)
     picking = ewma()
-    picking.update(members, 0.0, Random(0).random)
+    picking.update(change(members), 0.0, Random(0).random)
     picking.observe_failure(a, 0.001, None, 1.0)
     assert picking.score(a, 1.0) == 5.0
 
@@ -189,7 +187,7 @@ def test_a_fast_failure_is_a_slow_call() -> None:
 def test_a_hint_counts_up_to_its_limit(hint: float, cost: float) -> None:
     (a,) = members = stubs(1)
     picking = ewma()
-    picking.update(members, 0.0, Random(0).random)
+    picking.update(change(members), 0.0, Random(0).random)
     picking.observe_failure(a, 0.001, hint, 1.0)
     assert picking.score(a, 1.0) == cost
 
@@ -197,7 +195,7 @@ def test_a_hint_counts_up_to_its_limit(hint: float, cost: float) -> None:
 def test_a_failure_that_took_longer_than_the_penalty_counts_as_long_as_it_took() -> None:
     (a,) = members = stubs(1)
     picking = ewma()
-    picking.update(members, 0.0, Random(0).random)
+    picking.update(change(members), 0.0, Random(0).random)
     picking.observe_failure(a, 12.0, None, 1.0)
     assert picking.score(a, 1.0) == 12.0
 
@@ -205,7 +203,7 @@ def test_a_failure_that_took_longer_than_the_penalty_counts_as_long_as_it_took()
 def test_a_cancelled_call_counts_with_the_time_it_was_waited_for() -> None:
     (a,) = members = stubs(1)
     picking = ewma()
-    picking.update(members, 0.0, Random(0).random)
+    picking.update(change(members), 0.0, Random(0).random)
     picking.observe_unfinished(a, 0.8, 1.0)
     assert picking.score(a, 1.0) == 0.8
 
@@ -213,11 +211,11 @@ def test_a_cancelled_call_counts_with_the_time_it_was_waited_for() -> None:
 def test_a_newcomer_begins_at_the_median_of_the_others() -> None:
     members = stubs(3)
     picking = ewma()
-    picking.update(members, 0.0, Random(0).random)
+    picking.update(change(members), 0.0, Random(0).random)
     for member, latency in zip(members, (0.2, 0.4, 30.0), strict=True):
         picking.observe(member, latency, 1.0)
     new = Stub("new")
-    picking.update([*members, new], 1.0, Random(0).random)
+    picking.update(change([*members, new], members), 1.0, Random(0).random)
     assert picking.score(new, 1.0) == 0.4
     assert picking.score(members[0], 1.0) == 0.2
 
@@ -225,18 +223,79 @@ def test_a_newcomer_begins_at_the_median_of_the_others() -> None:
 def test_who_left_is_forgotten() -> None:
     a, b = members = stubs(2)
     picking = ewma()
-    picking.update(members, 0.0, Random(0).random)
+    picking.update(change(members), 0.0, Random(0).random)
     picking.observe(a, 9.0, 1.0)
-    picking.update([b], 1.0, Random(0).random)
-    picking.update([a, b], 1.0, Random(0).random)
+    picking.update(change([b], [a, b]), 1.0, Random(0).random)
+    picking.update(change([a, b], [b]), 1.0, Random(0).random)
     assert picking.score(a, 1.0) < 1.0
+
+
+@given(
+    st.lists(
+        st.tuples(st.floats(1e-5, 9.0), st.floats(0.0, 20.0), st.integers(0, 3), st.floats(0.1, 9.0)),
+        min_size=2,
+        max_size=5,
+    ),
+    st.floats(0.0, 40.0),
+    st.integers(0, 100),
+)
+def test_the_choice_is_by_the_score_and_the_score_is_that_of_the_estimate(
+    given_: list[tuple[float, float, int, float]], now: float, seed: int
+) -> None:
+    members = stubs(len(given_))
+    estimates = [LatencyEwma(0.03, 3.0, 0.0) for _ in members]
+    picking = ewma()
+    picking.update(change(members), 0.0, Random(0).random)
+    for (latency, at, active, weight), member, estimate in zip(given_, members, estimates, strict=True):
+        member.active, member.weight = active, weight
+        for moment in (at, at + 0.5):
+            picking.observe(member, latency, moment)
+            estimate.observe(latency, moment)
+    expected = [one.read(now) * (each.active + 1) / each.weight for one, each in zip(estimates, members, strict=True)]
+    assert [picking.score(member, now) for member in members] == expected
+    one, other = two(members, Random(seed).random)
+    better = other if picking.score(other, now) < picking.score(one, now) else one
+    assert picking.pick(members, now, Random(seed).random, None) is better
+
+
+@given(st.integers(2, 9), st.integers(0, 100))
+def test_two_equally_busy_ones_are_chosen_from_in_the_order_drawn(count: int, seed: int) -> None:
+    members = stubs(count)
+    picking = started(LeastRequestPicking, members)
+    one, other = two(members, Random(seed).random)
+    assert picking.pick(members, 0.0, Random(seed).random, None) is one
+    one.active = 1
+    assert picking.pick(members, 0.0, Random(seed).random, None) is other
 
 
 def test_after_a_long_silence_the_calls_in_flight_decide() -> None:
     a, b = members = stubs(2)
     picking = ewma()
-    picking.update(members, 0.0, Random(0).random)
+    picking.update(change(members), 0.0, Random(0).random)
     picking.observe(a, 0.1, 0.0)
     picking.observe(b, 0.1, 15.0)
     a.active = 1
     assert picking.pick(members, 60.0, Random(0).random, None) is b
+
+
+@dataclass
+class Read:
+    """An estimate that counts how often somebody reads any."""
+
+    latency: float
+    times: ClassVar[int] = 0
+
+    def read(self, now: float) -> float:
+        Read.times += 1
+        return self.latency
+
+
+def test_a_newcomer_among_thousands_begins_near_the_median_without_a_look_at_all_of_them() -> None:
+    members = stubs(10_000)
+    for member, latency in zip(members, Random(0).sample(range(1, 10_001), 10_000), strict=True):
+        member.memory = Read(float(latency))
+    new = Stub("new")
+    picking = ewma()
+    picking.update(Change([*members, new], [new]), 1.0, Random(0).random)
+    assert picking.score(new, 1.0) == pytest.approx(5_000, rel=0.2)
+    assert Read.times < 600

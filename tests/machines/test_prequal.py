@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 from random import Random
 
 import pytest
@@ -15,15 +14,9 @@ from hypothesis import strategies as st
 from resilient.machines.load import Load
 from resilient.machines.picking import Explaining, Observer
 from resilient.machines.prequal import PrequalPicking, Prober, reuse_budget
+from tests.machines.stubs import Stub, change
 
 RANDOM = Random(0).random
-
-
-@dataclass
-class Stub:
-    id: str
-    weight: float = 1.0
-    active: int = 0
 
 
 def stubs(count: int) -> tuple[Stub, ...]:
@@ -33,7 +26,7 @@ def stubs(count: int) -> tuple[Stub, ...]:
 def started(members: Sequence[Stub], **changes: float) -> PrequalPicking:
     usual = {"pool": 16, "probes": 3.0, "removals": 1.0, "age": 1.0, "quantile": 2**-0.25}
     rule = PrequalPicking(**{**usual, **changes})  # type: ignore[arg-type]  # the pool is an int
-    rule.update(members, 0.0, RANDOM)
+    rule.update(change(members), 0.0, RANDOM)
     return rule
 
 
@@ -248,7 +241,7 @@ def test_a_set_that_grows_and_shrinks_keeps_what_was_said() -> None:
     rule = started(members)
     for member in members[:5]:
         told(rule, member, 1)
-    rule.update(members[2:], 0.0, RANDOM)
+    rule.update(change(members[2:], members), 0.0, RANDOM)
     assert [name for name, _ in pool(rule)] == ["i2", "i3", "i4"]
     assert rule.score(members[2], 0.0) == 0.01
     assert rule.score(members[0], 0.0) == math.inf

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 from random import Random
 
 import pytest
@@ -15,15 +14,9 @@ from hypothesis import strategies as st
 from resilient.machines.load import Load, Reporting
 from resilient.machines.picking import Explaining
 from resilient.machines.weighted import WeightedRoundRobinPicking
+from tests.machines.stubs import Stub, change
 
 RANDOM = Random(0).random
-
-
-@dataclass
-class Stub:
-    id: str
-    weight: float = 1.0
-    active: int = 0
 
 
 def picking(**changes) -> WeightedRoundRobinPicking:
@@ -37,7 +30,7 @@ def counts(rule: WeightedRoundRobinPicking, members: Sequence[Stub], now: float,
 
 def started(members: Sequence[Stub], **changes) -> WeightedRoundRobinPicking:
     rule = picking(**changes)
-    rule.update(members, 0.0, RANDOM)
+    rule.update(change(members), 0.0, RANDOM)
     return rule
 
 
@@ -144,7 +137,7 @@ def test_the_first_turns_are_scattered() -> None:
     firsts = set()
     for seed in range(20):
         rule = picking()
-        rule.update(members, 0.0, Random(seed).random)
+        rule.update(change(members), 0.0, Random(seed).random)
         firsts.add(rule.pick(members, 0.0, RANDOM, None).id)
     assert len(firsts) > 10
 
@@ -154,7 +147,7 @@ def test_those_that_stay_keep_their_weight_and_who_comes_takes_turns_at_once() -
     rule = reported((a, b), [busy(100, 0.25), busy(100, 0.75)])
     counts(rule, (a, b), 11.0)
     members = (a, b, c)
-    rule.update(members, 11.0, RANDOM)
+    rule.update(change(members, (a, b)), 11.0, RANDOM)
     assert counts(rule, members, 11.5, picks=1200) == {"a": 600, "b": 200, "c": 400}
 
 
@@ -175,6 +168,6 @@ def test_a_member_of_weight_zero_waits_for_its_first_turn() -> None:
     assert rule.score(b, 0.0) == math.inf
     assert set(counts(rule, (a,), 0.0, picks=10)) == {"a"}
     b.weight = 1.0
-    rule.update((a, b), 0.0, RANDOM)
+    rule.update(change((a, b), (a, b)), 0.0, RANDOM)
     members = (a, b)
     assert counts(rule, members, 0.0, picks=100)["b"] == 50

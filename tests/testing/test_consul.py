@@ -11,6 +11,9 @@ import pytest
 
 from resilient.testing.consul import FakeConsul
 
+NOBODY = "adf4238a-882b-9ddc-4a9d-5b6758e4159e"
+"""A session that there is not."""
+
 
 @pytest.fixture
 def consul() -> Iterator[FakeConsul]:
@@ -149,8 +152,9 @@ def test_an_agent_registers_and_a_check_of_time_has_to_be_passed(consul: FakeCon
         assert time.monotonic() < deadline
         time.sleep(0.01)
     assert http.get("/agent/service/orders-1").status_code == 404
-    assert http.put("/agent/check/pass/service:orders-1").status_code == 404
-    assert http.put("/agent/service/deregister/orders-1").status_code == 404
+    unknown = http.put("/agent/check/pass/service:orders-1")
+    assert (unknown.status_code, unknown.text) == (500, 'CheckID "service:orders-1" does not have associated TTL')
+    assert http.put("/agent/service/deregister/orders-1").status_code == 200, "it is gone, as was asked"
 
 
 def test_a_service_that_is_registered_again_keeps_its_check(consul: FakeConsul, http: httpx.Client) -> None:
@@ -200,8 +204,25 @@ def test_a_session_that_nobody_renews_ends(consul: FakeConsul) -> None:
         ("PUT", "/agent/service/register", {"Name": "a", "Check": {"TTL": "0"}}, 400),
         ("PUT", "/agent/service/register", {"Name": "a", "Check": {"TTL": "1s", "Status": "up"}}, 400),
         ("PUT", "/agent/service/register", [], 400),
-        ("PUT", "/session/create", {"TTL": "1s"}, 400),
-        ("PUT", "/session/create", {"Behavior": "x"}, 400),
+        ("PUT", "/session/create", {"TTL": "1s"}, 500),
+        ("PUT", "/session/create", {"TTL": "soon"}, 500),
+        ("PUT", "/session/create", {"LockDelay": "soon"}, 500),
+        ("PUT", "/session/create", {"Behavior": "x"}, 500),
+        ("PUT", "/session/renew/one", None, 500),
+        ("PUT", "/session/destroy/one", None, 500),
+        ("GET", "/session/info/one", None, 500),
+        ("GET", "/kv/", None, 400),
+        ("GET", "/kv/a?index=x", None, 400),
+        ("GET", "/kv/a?recursive", None, 400),
+        ("PUT", "/kv/", None, 400),
+        ("DELETE", "/kv/", None, 400),
+        ("DELETE", "/kv/a?recurse&cas=1", None, 400),
+        ("PUT", "/kv/a?cas=x", None, 500),
+        ("PUT", "/kv/a?flags=x", None, 500),
+        ("PUT", "/kv/a?acquire=one", None, 500),
+        ("PUT", f"/kv/a?acquire={NOBODY}", None, 500),
+        ("PUT", f"/kv/a?acquire={NOBODY}&release={NOBODY}", None, 400),
+        ("PUT", f"/kv/a?acquire={NOBODY}&cas=1", None, 400),
     ],
 )
 def test_what_is_wrong_is_refused(http: httpx.Client, method: str, path: str, body: object, status: int) -> None:
@@ -243,3 +264,118 @@ def test_a_stop_breaks_queries_off_and_a_start_remembers(consul: FakeConsul, htt
     consul.start()
     assert consul.port == port
     assert ports(http.get("/health/service/orders")) == [1]
+
+
+def session(http: httpx.Client, **fields: str) -> str:
+    identity: str = http.put("/session/create", json=fields).json()["ID"]
+    return identity
+
+
+def entry(http: httpx.Client, key: str) -> dict[str, object]:
+    ((found),) = http.get(f"/kv/{key}").json()
+    return dict(found)
+
+
+def test_a_session_need_not_have_a_time_to_live(http: httpx.Client) -> None:
+    for fields in ({}, {"TTL": "0"}, {"TTL": "0s"}):
+        identity = session(http, **fields)
+        assert http.get(f"/session/info/{identity}").json()[0]["ID"] == identity
+
+
+def test_values_are_kept_under_their_keys(http: httpx.Client) -> None:
+    missing = http.get("/kv/config/orders")
+    assert (missing.status_code, missing.content) == (404, b"")
+    assert index(missing) >= 1
+    assert http.put("/kv/config/orders?flags=42", content=b"hello").json() is True
+    found = http.get("/kv/config/orders")
+    created = index(found)
+    assert found.json() == [
+        {
+            "LockIndex": 0,
+            "Key": "config/orders",
+            "Flags": 42,
+            "Value": "aGVsbG8=",
+            "CreateIndex": created,
+            "ModifyIndex": created,
+        }
+    ]
+    assert http.get("/kv/config/orders?raw").content == b"hello"
+    http.put("/kv/config/orders?flags=42", content=b"hello")
+    assert entry(http, "config/orders")["ModifyIndex"] == created, "it is as it was"
+    http.put("/kv/config/orders", content=b"")
+    assert entry(http, "config/orders") | {"ModifyIndex": 0} == {
+        **found.json()[0],
+        "Flags": 0,
+        "Value": None,
+        "ModifyIndex": 0,
+    }
+    assert http.get("/kv/config/orders?raw").content == b""
+
+
+def test_keys_are_listed_by_what_they_begin_with(http: httpx.Client) -> None:
+    for key in ("n", "n/a", "n/b/c", "m"):
+        http.put(f"/kv/{key}", content=b"x")
+    assert [one["Key"] for one in http.get("/kv/n?recurse").json()] == ["n", "n/a", "n/b/c"]
+    assert http.get("/kv/n?keys").json() == ["n", "n/a", "n/b/c"]
+    assert http.get("/kv/n/?keys&separator=/").json() == ["n/a", "n/b/"]
+    assert http.get("/kv/?keys").json() == ["m", "n", "n/a", "n/b/c"]
+    assert http.get("/kv/o?recurse").status_code == http.get("/kv/o?keys").status_code == 404
+    assert http.delete("/kv/n/a").json() is http.delete("/kv/n/a").json() is True
+    assert http.delete("/kv/n?recurse").json() is True
+    assert http.get("/kv/?keys").json() == ["m"]
+
+
+def test_a_write_may_depend_on_what_was_read(http: httpx.Client) -> None:
+    assert [http.put("/kv/n?cas=0", content=body).json() for body in (b"one", b"two")] == [True, False]
+    read = entry(http, "n")["ModifyIndex"]
+    assert http.put(f"/kv/n?cas={read}", content=b"three").json() is True
+    assert http.put(f"/kv/n?cas={read}", content=b"four").json() is False
+    assert http.delete(f"/kv/n?cas={read}").json() is False
+    assert http.get("/kv/n?raw").content == b"three"
+    assert http.delete(f"/kv/n?cas={entry(http, 'n')['ModifyIndex']}").json() is True
+
+
+def test_a_key_can_be_waited_for(http: httpx.Client) -> None:
+    http.put("/kv/a", content=b"1")
+    first = index(http.get("/kv/a"))
+    http.put("/kv/b", content=b"1")
+    assert index(http.get("/kv/a")) == first, "another key"
+    for act, told in (
+        (lambda: httpx.put(f"{http.base_url}kv/a", content=b"2"), 200),
+        (lambda: httpx.delete(f"{http.base_url}kv/a"), 404),
+    ):
+        later(act)
+        answer = http.get("/kv/a", params={"index": first, "wait": "20s"})
+        assert (answer.status_code, index(answer) > first) == (told, True)
+        first = index(answer)
+
+
+def test_a_key_is_locked_by_one_session_at_a_time(http: httpx.Client) -> None:
+    one, other = session(http), session(http)
+    lock = [http.put(f"/kv/leader?acquire={by}", content=by.encode()).json() for by in (one, one, other)]
+    assert lock == [True, True, False]
+    assert (entry(http, "leader")["Session"], entry(http, "leader")["LockIndex"]) == (one, 1)
+    assert [http.put(f"/kv/leader?release={by}").json() for by in (other, one, one)] == [False, True, False]
+    assert "Session" not in entry(http, "leader")
+    assert http.put(f"/kv/leader?acquire={other}").json() is True
+    assert entry(http, "leader")["LockIndex"] == 2
+    http.put("/kv/leader", content=b"by anybody")
+    told = entry(http, "leader")
+    assert (told["Session"], told["LockIndex"]) == (other, 0), "as in a real one"
+
+
+def test_a_lock_ends_with_its_session_and_is_free_after_a_delay(consul: FakeConsul, http: httpx.Client) -> None:
+    for behavior, left in (("release", 200), ("delete", 404)):
+        ending, next_one = session(http, Behavior=behavior, LockDelay="100ms"), session(http)
+        assert http.put(f"/kv/{behavior}?acquire={ending}", content=b"x").json() is True
+        http.put(f"/session/destroy/{ending}")
+        assert http.get(f"/kv/{behavior}").status_code == left
+        assert http.put(f"/kv/{behavior}?acquire={next_one}").json() is False
+        time.sleep(0.11)
+        assert http.put(f"/kv/{behavior}?acquire={next_one}").json() is True
+
+
+def test_a_value_has_a_largest_size(http: httpx.Client) -> None:
+    assert http.put("/kv/big", content=bytes(524_288)).json() is True
+    assert http.put("/kv/big", content=bytes(524_289)).status_code == 413
+    assert http.post("/kv/big", content=b"").status_code in {405, 501}

@@ -17,7 +17,7 @@ from tests.torture.hooks import POINTS
 from tests.torture.operation import Way
 from tests.torture.torture import Torture
 
-pytestmark = pytest.mark.timeout(150)  # a busy machine takes longer until enough has happened
+pytestmark = pytest.mark.timeout(240)  # a busy machine takes longer until enough has happened
 
 ELSEWHERE: list[Way] = ["derived", "at_most_once"]
 

@@ -61,7 +61,7 @@ class Torture:
     web: bool = False
     """Call over HTTP: five processes serve, and three send requests."""
     mutant: str = ""
-    longest: float = 60.0
+    longest: float = 120.0
     """Seconds after which it was enough in any case."""
     faults: Sequence[tuple[str, Fault]] = ()
     """Done to the store's server and the way to it, in turn."""

@@ -43,6 +43,8 @@ class Claims:
         self.work = work
         self.sql = sql
         self._lock_timeout = lock_timeout
+        self._opening: dict[tuple[str, str], object] = {}
+        """The keys for which somebody here waits in the database, which takes a connection: one for each is enough."""
 
     async def begin(
         self, scope: str, key: str, fingerprint: bytes, *, owner: str, lease: float, ttl: float, takeover: bool = True
@@ -128,28 +130,32 @@ class Claims:
         idle = min(_ms(lease), _LONGEST_IDLE)
         claim = (scope, key, fingerprint, owner, lease, ttl, lease, ttl, True)
         values = (_ms(self._lock_timeout), idle, key, scope, *claim)
-        broken = False
+        broken, turn = False, object()
         for _ in range(_ROUNDS):
             _, answer = await self._look(scope, key, fingerprint, takeover=True)
             if answer is not None:
                 return answer
-            session = await self.work.take()
+            if self._opening.setdefault((scope, key), turn) is not turn:
+                return Busy(self._lock_timeout)
+            session: Session | None = None
             rows: Sequence[Sequence[Any]] = ()
             try:
+                session = await self.work.take()
                 rows = await session.run(self.sql.open, *values)
             except errors.LockNotAvailable:
                 return Busy(self._lock_timeout)
             except (errors.SerializationFailure, errors.DeadlockDetected):
                 continue
             except psycopg.Error as error:
-                if broken or not session.connection.closed:
+                if session is None or broken or not session.connection.closed:
                     raise self.work.unavailable(error) from error
                 broken = True  # nothing of it is left
                 continue
             finally:
-                if not rows:
+                del self._opening[scope, key]
+                if session is not None and not rows:
                     await self.work.tidy(session)
-            if rows:
+            if session is not None and rows:
                 run = _claimed(rows[0], scope, key, owner)
                 return Opened(run, Transaction(self, run, session, seconds=lease))
         raise self._overtaken(key)

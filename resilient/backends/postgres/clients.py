@@ -14,12 +14,12 @@ from resilient.backends.postgres.database import Work
 from resilient.backends.postgres.sessions import Session
 from resilient.waiting import drive
 
-__all__ = ["BlockingPostgresClients"]
+__all__ = ["MIGRATIONS", "BlockingPostgresClients"]
 
 _SWEEP = 4
 """How many clients each registration and renewal removes."""
 
-_MIGRATIONS = (
+MIGRATIONS = (
     (
         """
         CREATE TABLE resilient_clients (
@@ -60,7 +60,7 @@ class BlockingPostgresClients:
 
     def __init__(self, claims: Claims) -> None:
         clock = claims.sql.clock
-        mine = claims.work.database.sibling(tables="clients", migrations=_MIGRATIONS)
+        mine = claims.work.database.sibling(tables="clients", migrations=MIGRATIONS)
         self._claims = claims
         self._work = Work(mine, mine.threads)
         lapsed = _LAPSED.format(clock=clock)

@@ -10,12 +10,12 @@ from resilient.backends.postgres.database import Database, Work
 from resilient.backends.postgres.sessions import Session
 from resilient.waiting import drive
 
-__all__ = ["BlockingPostgresIntents"]
+__all__ = ["MIGRATIONS", "BlockingPostgresIntents"]
 
 _SWEEP = 8
 """How many done intents each new one removes: more than it adds."""
 
-_MIGRATIONS = (
+MIGRATIONS = (
     (
         # `until` ends the window of an open intent, and the retention of a done one.
         """
@@ -66,7 +66,7 @@ class BlockingPostgresIntents:
     waits = True
 
     def __init__(self, database: Database, clock: str) -> None:
-        mine = database.sibling(tables="intents", migrations=_MIGRATIONS)
+        mine = database.sibling(tables="intents", migrations=MIGRATIONS)
         self._work = Work(mine, mine.threads)
         later = _IN.format(clock=clock)
         select = f"SELECT {_COLUMNS.format(clock=clock)} FROM resilient_intents"  # noqa: S608 - made of constants

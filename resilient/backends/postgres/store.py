@@ -15,6 +15,7 @@ from resilient.backends.outbox import BlockingOutbox
 from resilient.backends.postgres.claims import Claims
 from resilient.backends.postgres.database import Database, Work
 from resilient.backends.postgres.statements import CLOCK, GUARD, MIGRATIONS, Statements
+from resilient.backends.schemas import Schemas
 from resilient.backends.store import (
     Answer,
     BlockingOpened,
@@ -23,6 +24,7 @@ from resilient.backends.store import (
     OpenTransaction,
     Record,
     Run,
+    Schema,
     Stats,
     Transaction,
 )
@@ -45,7 +47,7 @@ class PostgresStore:
         past a slow commit, and short enough that a server that hangs is reported as one).
     `lock_timeout`
         Seconds that a duplicate waits for a transaction with its key before it is told that somebody is at it (0.5:
-        longer than most; each one that waits keeps a connection).
+        longer than most). That keeps a connection, so of the duplicates in one process one waits.
     `migrate`
         Whether the store makes its tables, and brings them up to date, when it is first used. With False a missing or
         an old table is a `StoreUnavailable` that names the command to run.
@@ -164,9 +166,20 @@ class BlockingPostgresStore:
         self._claims = claims
 
     @property
-    def schema(self) -> PostgresSchema:
-        """The tables."""
-        return PostgresSchema(self._claims.work)
+    def schema(self) -> Schema:
+        """The tables: of claims, and of all that is kept beside them."""
+        from resilient.backends.postgres import clients, inbox, intents, outbox
+
+        database = self._claims.work.database
+        parts = {
+            "clients": clients.MIGRATIONS,
+            "inbox_records": inbox.MIGRATIONS,
+            "intents": intents.MIGRATIONS,
+            "outbox_messages": outbox.MIGRATIONS,
+        }
+        siblings = [database.sibling(tables=name, migrations=made) for name, made in parts.items()]
+        works = [self._claims.work, *(Work(sibling, sibling.threads) for sibling in siblings)]
+        return Schemas(*map(PostgresSchema, works))
 
     def begin(
         self, scope: str, key: str, fingerprint: bytes, *, owner: str, lease: float, ttl: float, takeover: bool = True

@@ -18,6 +18,7 @@ from resilient.backends.faces import ThreadedStore
 from resilient.backends.inbox import BlockingInbox
 from resilient.backends.intents import BlockingIntentStore
 from resilient.backends.outbox import BlockingOutbox
+from resilient.backends.schemas import Schemas
 from resilient.backends.sqlite.database import Connection, Database, EffectConnection
 from resilient.backends.store import STARTED, Answer, Mode, Record, Run, Schema, Stats
 
@@ -159,8 +160,17 @@ class BlockingSQLiteStore:
 
     @property
     def schema(self) -> Schema:
-        """The tables."""
-        return self.database
+        """The tables: of claims, and of all that is kept beside them."""
+        from resilient.backends.sqlite import clients, inbox, intents, outbox
+
+        parts = {
+            "clients": clients.MIGRATIONS,
+            "inbox_records": inbox.MIGRATIONS,
+            "intents": intents.MIGRATIONS,
+            "outbox_messages": outbox.MIGRATIONS,
+        }
+        siblings = [self.database.sibling(tables=name, migrations=made) for name, made in parts.items()]
+        return Schemas(self.database, *siblings)
 
     def begin(
         self, scope: str, key: str, fingerprint: bytes, *, owner: str, lease: float, ttl: float, takeover: bool = True

@@ -11,12 +11,12 @@ from resilient.backends.sqlite.database import Connection
 if TYPE_CHECKING:
     from resilient.backends.sqlite.claims import BlockingSQLiteStore
 
-__all__ = ["BlockingSQLiteClients"]
+__all__ = ["MIGRATIONS", "BlockingSQLiteClients"]
 
 _SWEEP = 4
 """How many clients each registration and renewal removes."""
 
-_MIGRATIONS = (
+MIGRATIONS = (
     (
         # All times are milliseconds, `lease_until` since the epoch.
         """
@@ -53,7 +53,7 @@ class BlockingSQLiteClients:
         clock = claims.clock
         self._claims = claims
         self._clock = clock
-        self._database = claims.database.sibling(tables="clients", migrations=_MIGRATIONS)
+        self._database = claims.database.sibling(tables="clients", migrations=MIGRATIONS)
         self._find_sql = (
             f"SELECT principal, acknowledged, lease_until > {clock} FROM resilient_clients WHERE client = ?"  # noqa: S608 - made of constants
         )

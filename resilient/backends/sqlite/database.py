@@ -199,7 +199,7 @@ class Database:
         version = found.rows[0][0] if found.rows else 0
         if version == len(self._migrations):
             return
-        self._check_may_migrate(version)
+        self._check_allowed(version)
         for statement in self._missing(version):
             yield Statement(statement)
         yield Statement(_SET_VERSION, {"tables": self._tables, "version": len(self._migrations)})
@@ -329,12 +329,19 @@ class Database:
             connection = self._connect(Connection, isolation_level=None)
             self._switch_to_wal(connection)
             version = self._version(connection)
-            self._check_may_migrate(version)
+            self._check_allowed(version)
             if version != len(self._migrations):
                 with self._queue(), _transact(connection):
                     self._migrate(connection)
             self._idle.append(connection)
             self._prepared = True
+
+    def _check_allowed(self, version: int) -> None:
+        if version < len(self._migrations) and not self._may_migrate:
+            raise StoreUnavailable(
+                f"{self.path}: its {self._tables} have version {version}, and this release needs "
+                f"{len(self._migrations)}: run `resilient store migrate` with its URL"
+            )
 
     def statements(self, version: int = 0) -> list[str]:
         """What leads from a version of the tables to the newest one."""
@@ -380,13 +387,6 @@ class Database:
         for statement in self._missing(self._version(connection)):
             connection.execute(statement)
         connection.execute(_SET_VERSION, {"tables": self._tables, "version": len(self._migrations)})
-
-    def _check_may_migrate(self, version: int) -> None:
-        if version < len(self._migrations) and not self._may_migrate:
-            raise StoreUnavailable(
-                f"{self.path}: its {self._tables} have version {version}, and this release needs "
-                f"{len(self._migrations)}: run `resilient store migrate` with its URL"
-            )
 
     def _missing(self, version: int) -> list[str]:
         """Return what leads from this version to the newest."""

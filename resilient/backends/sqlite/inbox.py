@@ -10,12 +10,12 @@ from resilient.backends.inbox import Failure, InboxStats, Known, Letter
 from resilient.backends.outbox import Plan, Statement
 from resilient.backends.sqlite.database import Connection, Database
 
-__all__ = ["BlockingSQLiteInbox"]
+__all__ = ["MIGRATIONS", "BlockingSQLiteInbox"]
 
 _SWEEP = 8
 """How many forgotten failures each new one removes: more than it adds."""
 
-_MIGRATIONS = (
+MIGRATIONS = (
     (
         # All times are milliseconds since the epoch.
         """
@@ -83,7 +83,7 @@ class BlockingSQLiteInbox:
     """The inbox in the file of `database`; `clock` is its expression for now, in milliseconds."""
 
     def __init__(self, database: Database, clock: str) -> None:
-        self._database = database.sibling(tables="inbox_records", migrations=_MIGRATIONS)
+        self._database = database.sibling(tables="inbox_records", migrations=MIGRATIONS)
         self._clock = clock
 
     def statements(self) -> list[str]:

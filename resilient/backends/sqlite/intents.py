@@ -9,12 +9,12 @@ from typing import Any, final
 from resilient.backends.intents import Held, Intent, IntentAnswer
 from resilient.backends.sqlite.database import Connection, Database
 
-__all__ = ["BlockingSQLiteIntents"]
+__all__ = ["MIGRATIONS", "BlockingSQLiteIntents"]
 
 _SWEEP = 8
 """How many done intents each new one removes: more than it adds."""
 
-_MIGRATIONS = (
+MIGRATIONS = (
     (
         # All times are milliseconds since the epoch. `until` ends the window of an open intent, and the retention of
         # a done one.
@@ -55,7 +55,7 @@ class BlockingSQLiteIntents:
     waits = True
 
     def __init__(self, database: Database, clock: str) -> None:
-        self._database = database.sibling(tables="intents", migrations=_MIGRATIONS)
+        self._database = database.sibling(tables="intents", migrations=MIGRATIONS)
         self._clock = clock
         self._find_sql = f"SELECT {_COLUMNS}, {clock} FROM resilient_intents WHERE scope = ? AND key = ?"  # noqa: S608 - made of constants
         self._insert_sql = (

@@ -20,7 +20,7 @@ from resilient.backends.outbox import (
 from resilient.backends.sqlite.database import Connection, Database
 from resilient.errors import KeyReused
 
-__all__ = ["BlockingSQLiteOutbox"]
+__all__ = ["MIGRATIONS", "BlockingSQLiteOutbox"]
 
 _LOOK, _LOOK_FURTHER = 64, 512
 """Due messages looked at in one transaction: in the first one, and where those were all behind others of their groups.
@@ -29,7 +29,7 @@ _SWEEP = 2
 """Messages removed for each one settled: more than are added."""
 _NO_SURVIVOR = "no relay that delivered it survived"
 
-_MIGRATIONS = (
+MIGRATIONS = (
     (
         # All times are milliseconds since the epoch. `due_at` of a leased message is the end of its lease; `settled_at`
         # is set when it is delivered or discarded.
@@ -84,7 +84,7 @@ class BlockingSQLiteOutbox:
     """The outbox in the file of `database`; `clock` is its expression for now, in milliseconds."""
 
     def __init__(self, database: Database, clock: str, *, keep: float) -> None:
-        self._database = database.sibling(tables="outbox_messages", migrations=_MIGRATIONS)
+        self._database = database.sibling(tables="outbox_messages", migrations=MIGRATIONS)
         self._clock = clock
         self._keep = _ms(keep)
 

@@ -7,9 +7,10 @@ They are given to a `Service` or a `Balancer` in the order in which they apply. 
 from __future__ import annotations
 
 from resilient.balancing.filters.draining import Draining
+from resilient.balancing.filters.priorities import Priorities
 from resilient.balancing.filters.slow_start import SlowStart
 from resilient.balancing.filters.subset import Subset
 from resilient.balancing.filters.traffic_split import TrafficSplit
 from resilient.balancing.filters.zones import PreferZone, ZoneHints
 
-__all__ = ["Draining", "PreferZone", "SlowStart", "Subset", "TrafficSplit", "ZoneHints"]
+__all__ = ["Draining", "PreferZone", "Priorities", "SlowStart", "Subset", "TrafficSplit", "ZoneHints"]

@@ -146,6 +146,14 @@ _KNOWN: Final = {
             explains="from the end of the trigger to the first three seconds with 95 % of the goodput before it",
         ),
         Measure(
+            name="back",
+            title="back",
+            unit="s",
+            better="lower",
+            says="give{s} it its share again within {value}",
+            explains="from when an instance is well again to the end of the first two seconds with 90 % of its share",
+        ),
+        Measure(
             name="success",
             title="success",
             unit="%",

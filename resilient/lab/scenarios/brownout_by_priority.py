@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Literal
 
 from resilient.call import Priority
@@ -49,7 +48,7 @@ def scenario(
                 name="service",
                 workers=_WORKERS,
                 service_time=Exponential(0.1),
-                queue=partial(Priorities if queue == "priorities" else Fifo, limit=20),
+                queue=lambda: Priorities(20) if queue == "priorities" else Fifo(20),
             )
         ],
         load=OpenLoop(

@@ -59,15 +59,22 @@ class Caller:
         self._tells = tells
         self._name = service.name
         self._chain = service.pipeline.chain
+        self._attempt = self._reported if service.balancer.wants_reports else self._sent
 
     def call(self, errand: Errand) -> Awaitable[Reply]:
         """Make one logical call."""
-        call = self.service.begin(self._name, self._invoke, errand, repeatable=self._reckless or errand.repeatable)
+        call = self.service.begin(self._name, self._attempt, errand, repeatable=self._reckless or errand.repeatable)
         call.classify = CLASSIFY
         call.priority = errand.priority
         return self._chain(call)
 
-    def _invoke(self, call: Call) -> Awaitable[Reply]:
+    def _sent(self, call: Call) -> Awaitable[Reply]:
         instance = call.instance
         assert instance is not None
         return self._send(call.request, instance.id, call.deadline if self._tells else None, call.idempotency_key)
+
+    async def _reported(self, call: Call) -> Reply:
+        reply = await self._sent(call)
+        if reply.load is not None and call.instance is not None:
+            self.service.report(call.instance, reply.load)
+        return reply

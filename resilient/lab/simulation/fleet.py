@@ -54,6 +54,7 @@ class Fleet:
         self._effect = effect
         self._joined = joined
         self._delisted: dict[str, None] = {}
+        self._reports = False
         self._numbers = count()
         self.by_id: dict[str, Server] = {}
         self.servers = [self._new() for _ in range(tier.instances)]
@@ -76,9 +77,16 @@ class Fleet:
             handler=None if self._handler is None else self._handler(instance),
             effect=self._effect,
         )
+        server.reports = self._reports
         self.by_id[instance.id] = server
         self._wiring.attach(server, tier.name, self._network)
         return server
+
+    def report_loads(self) -> None:
+        """Let every reply say how busy its server is. It takes time to measure, so only where somebody listens."""
+        self._reports = True
+        for server in self.by_id.values():
+            server.reports = True
 
     def join(self, number: int) -> list[Server]:
         """Let `number` new servers join; discovery follows."""

@@ -8,6 +8,7 @@ from typing import NamedTuple, Self, final
 
 import httpx
 
+from resilient.balancing.orca import HEADER, format_load
 from resilient.call import Priority
 from resilient.context import current_runtime
 from resilient.http import Transport
@@ -109,5 +110,7 @@ class _Wire(httpx.AsyncBaseTransport):
             raise httpx.RemoteProtocolError(str(error), request=request) from error
         except ConnectionError as error:
             raise httpx.ReadError(str(error), request=request) from error
-        hint = {} if reply.retry_after is None else {"Retry-After": f"{reply.retry_after:.0f}"}
-        return httpx.Response(reply.status, headers=hint, request=request)
+        told = {} if reply.retry_after is None else {"Retry-After": f"{reply.retry_after:.0f}"}
+        if reply.load is not None:
+            told[HEADER] = format_load(reply.load)
+        return httpx.Response(reply.status, headers=told, request=request)

@@ -123,6 +123,8 @@ class World:
             probe=lambda instance: self.network.probe(fleet.by_id[instance.id]),
         )
         service = await stack.enter_async_context(self.stack.make(setting, fleet.registry))
+        if service.balancer.wants_reports:
+            fleet.report_loads()
         caller = self.wiring.caller(service, tier.name, self._way_to(fleet), self.stack)
         if isinstance(caller, HttpCaller):
             await stack.enter_async_context(caller)

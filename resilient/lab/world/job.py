@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple, final
 
 from resilient.call import Priority
+from resilient.machines.load import Load
 
 __all__ = ["Errand", "Job", "Reply"]
 
@@ -24,6 +25,8 @@ class Reply(NamedTuple):
     """Seconds that the server asks to wait."""
     intact: bool = True
     """Whether its checksum holds: a reply that was changed on its way does not pass for a right one."""
+    load: Load | None = None
+    """How busy the server is, by its own account, where anybody goes by that."""
 
     @property
     def ok(self) -> bool:

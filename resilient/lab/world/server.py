@@ -86,6 +86,8 @@ class Server:
         """Seconds that such a failure takes."""
         self.silent: Callable[[Job], bool] | None = None
         """Says whether the reply to finished work is lost."""
+        self.reports = False
+        """Whether the reply to finished work says how busy it is."""
         self.received = self.served = self.wasted = self.refused = 0
         self._reachable = True
         self._engine = engine
@@ -256,6 +258,7 @@ class Server:
 
     def _finish(self, job: Job, reply: Reply) -> None:
         now = self._engine.now()
+        load = self.report() if self.reports else None
         self._look(now)
         self._count_out(now)
         self._end(job, now, failed=not reply.ok)
@@ -270,7 +273,7 @@ class Server:
             if reply.ok:
                 self._records.done[job.idempotency_key] = reply
         if self.silent is None or not self.silent(job):
-            job.answer(job, reply)
+            job.answer(job, reply if load is None else reply._replace(load=load))
         self._employ(lane, now)
 
     def _employ(self, lane: _Lane, now: float) -> None:

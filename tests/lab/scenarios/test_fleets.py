@@ -15,6 +15,7 @@ zone = partial(metrics, "zonal-outage")
 deploy = partial(metrics, "rolling-deploy")
 churn = partial(metrics, "churn")
 cold = partial(metrics, "cold-start")
+recovered = partial(metrics, "recovered-instance")
 thin = partial(metrics, "thin-clients")
 half = partial(metrics, "half-down")
 
@@ -89,6 +90,13 @@ def test_one_that_joins_cold_gets_little_until_it_is_warm():
     assert cold("default")["p99.joining"] < cold("least-request")["p99.joining"]
     assert cold("default")["share.cold"] < 0.01
     assert cold("default")["share.warm"] > 0.05
+
+
+def test_one_that_recovers_is_back_the_sooner_the_shorter_the_memory():
+    quick, usual, long = (recovered(policy) for policy in ("least-request", "peak-ewma", "peak-ewma-10s"))
+    assert quick["back"] < usual["back"] <= 7
+    assert long["back"] is None
+    assert long["share.slow"] < usual["share.slow"] < quick["share.slow"] < 0.03
 
 
 def test_thin_clients_do_not_see_who_is_slow_by_their_own_calls():

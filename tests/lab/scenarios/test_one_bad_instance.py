@@ -28,6 +28,10 @@ def test_the_more_a_picker_looks_the_less_goes_to_the_slow_instance():
     assert tails == sorted(tails, reverse=True)
 
 
+def test_by_turns_it_gets_what_it_says_that_it_can_do():
+    assert slow("default-weighted")["share.app-0"] < 0.4 * slow("default-round-robin")["share.app-0"]
+
+
 def test_a_hedge_cuts_what_is_left_of_the_tail():
     for picker in ("", "-round-robin"):
         assert slow(f"default{picker}-hedge")["p999"] < 0.6 * slow(f"default{picker}")["p999"]

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from resilient.balancing import WeightedRoundRobin
 from resilient.lab.arrivals import constant
-from resilient.lab.faults import Crash, Fail, SilentReplies
+from resilient.lab.contenders import single
+from resilient.lab.faults import Crash, Fail, SilentReplies, Slow
 from resilient.lab.scenario import OpenLoop, Scenario, Tier
 from resilient.lab.world.service_times import Lognormal
 from tests.lab.measured import metrics_of
@@ -60,3 +62,11 @@ def test_a_write_is_not_repeated_where_no_key_is_honoured(backend, mode):
     metrics = metrics_of(world(failing, writes=1.0, honours_keys=False), "default", backend=backend, mode=mode)
     assert metrics["amplification"] == 1.0
     assert metrics["success"] == pytest.approx(0.9, abs=0.03)
+
+
+@pytest.mark.parametrize("mode", ["functions", "http"])
+def test_what_servers_report_reaches_the_picker(backend, mode):
+    slow = Slow(factor=20.0, places=[0])
+    weighted = single("weighted", picker=WeightedRoundRobin(blackout=1.0))
+    found = metrics_of(world(slow), weighted, backend=backend, mode=mode)
+    assert found["share.orders-0"] < 0.2 < metrics_of(world(slow), "none", mode=mode)["share.orders-0"]

@@ -29,6 +29,8 @@ class Desk:
         self.server = server
         self.answers: list[tuple[float, int, int | str]] = []
         """Second, number of the call, and the status or the name of the error."""
+        self.loads: list[Any] = []
+        """What each reply says of the server's load."""
 
     def send(self, number: int, at: float = 0.0, **options: Any) -> Job:
         """Let the server receive a call at that second."""
@@ -43,6 +45,7 @@ class Desk:
     def _note(self, job: Job, reply: Reply | Exception) -> None:
         what = reply.status if isinstance(reply, Reply) else type(reply).__name__
         self.answers.append((self.engine.now(), job.errand.number, what))
+        self.loads.append(getattr(reply, "load", None))
 
     async def close(self, after: float = 1000.0) -> list[tuple[float, int, int | str]]:
         """Let everything happen, and return the answers."""

@@ -482,3 +482,16 @@ async def test_what_fails_and_what_is_refused_are_no_latencies():
         assert load.in_flight == 2
         assert load.eps == load.rps
         assert load.latency is None
+
+
+@in_virtual_time
+async def test_a_reply_says_how_busy_the_server_is_where_anybody_goes_by_that():
+    async with open_desk(workers=2) as desk:
+        desk.send(0)
+        await anyio.sleep(2.0)
+        desk.server.reports = True
+        desk.send(1, at=2.0)
+        await anyio.sleep(2.0)
+        silent, told = desk.loads
+        assert silent is None
+        assert (told.in_flight, told.application_utilization) == (1, 0.5)  # itself
