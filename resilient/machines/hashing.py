@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-import sys
 from abc import ABC, abstractmethod
 from array import array
 from bisect import bisect_left
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from hashlib import blake2b, shake_128
 from itertools import islice, repeat
+from struct import unpack
 from typing import TypeAlias, TypeVar, cast, final
 
 from resilient.machines.drawing import Chance, Drawing
@@ -281,10 +281,8 @@ class RingHashPicking(_TablePicking):
         for owner, (identity, weight) in enumerate(zip(identities, weights, strict=True)):
             number = max(1, round(unit * weight))
             # Half as many are the first half of these.
-            points.frombytes(shake_128(_bytes_of(identity)).digest(number * points.itemsize))
+            points.extend(unpack(f"<{number}I", shake_128(_bytes_of(identity)).digest(4 * number)))
             owners.extend(repeat(owner, number))
-        if sys.byteorder == "big":
-            points.byteswap()
         places = [point >> _SPARE for point in points]
         order = sorted(range(len(places)), key=places.__getitem__)
         self._points = array("I", [places[number] for number in order])

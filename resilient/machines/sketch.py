@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import accumulate
 from typing import final
 
 __all__ = ["RecentQuantile", "Sketch"]
@@ -52,12 +53,9 @@ class Sketch:
         if not self.count:
             raise ValueError("no quantile of nothing")
         rank = share * (self.count - 1)
-        passed = 0
-        bucket = 0
-        for bucket in sorted(self._buckets):
-            passed += self._buckets[bucket]
-            if passed > rank:
-                break
+        buckets = sorted(self._buckets)
+        reached = zip(accumulate(self._buckets[bucket] for bucket in buckets), buckets, strict=True)
+        bucket = next(bucket for count, bucket in reached if count > rank)
         return math.exp(bucket / self._factor) * self._middle
 
     def clear(self) -> None:

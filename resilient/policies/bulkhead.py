@@ -25,8 +25,8 @@ class Bulkhead(Holder):
         How many calls may wait for a place; 0 by default, since a queue in front of something slow only adds
         its own delay.
     `max_wait`
-        The longest a call waits, 1.0 s, and never past its deadline. A call that would not be done before its deadline,
-        as long as calls take on average, is refused at once and does not take the place of one that would.
+        The longest a call waits, 1.0 s, and never past its deadline. A call that would not be answered before its
+        deadline, as long as calls take on average, is refused at once and does not take the place of one that would.
     `order`
         Who is next: `"fifo"`, first come, first served, and nobody overtakes; `"adaptive-lifo"`, the same until a queue
         persists for 0.1 s, then the newest first, whose callers still wait, while whoever waited for 0.5 s is refused;
@@ -74,16 +74,15 @@ class Bulkhead(Holder):
 
     def link(self, nxt: Next[Any], below: Sequence[Policy]) -> Next[Any]:
         """Hold a place around `nxt`."""
-        if self.max_queue:
-            return Holder.link(self, nxt, below)
-        settle, queue, slots = self._settle, self._line.wait, self._line.slots
+        del below
+        settle, hold, slots = self._settle, self.hold, self._line.slots
         take, give = slots.free.pop, slots.free.append  # single steps: see Slots
 
         async def layer(call: Call) -> Any:
             try:
                 take()
             except IndexError:
-                await queue(call)
+                await hold(call)  # it refuses
             try:
                 result = await nxt(call)
             except BaseException:
@@ -95,26 +94,32 @@ class Bulkhead(Holder):
                 call.ends.append(settle)
             return result
 
-        return layer
+        if not self.max_queue:
+            return layer
+
+        async def measured(call: Call) -> Any:
+            await hold(call)
+            began = call.runtime.now()
+            try:
+                result = await nxt(call)
+            except BaseException:
+                settle(None)
+                raise
+            slots.took(call.runtime.now() - began)  # to the answer: that of a stream is its beginning
+            if call.ends is None:
+                settle(None)
+            else:
+                call.ends.append(settle)
+            return result
+
+        return measured
 
     async def hold(self, call: Call) -> End:
         """Take a place, now or from the queue."""
         slots = self._line.slots
         if slots.waiters or not slots.take():
             await self._line.wait(call)
-        if not self.max_queue:
-            return self._settle
-        now = call.runtime.now
-        began = now()
-
-        def settle(_error: BaseException | None) -> None:
-            ended = now()
-            slots.took(ended - began)
-            slots.give()
-            if slots.waiters:
-                self._line.hand_over(ended)
-
-        return settle
+        return self._settle
 
     def _settle(self, _error: BaseException | None) -> None:
         slots = self._line.slots

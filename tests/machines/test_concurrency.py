@@ -151,6 +151,22 @@ def test_vegas_looks_anew_for_the_shortest_latency():
     assert moves[13:] == [0.0, *[6.0] * 6]
 
 
+def test_vegas_lets_a_few_wait():
+    rule = VegasRule(probe=1000)
+    rule.next(20.0, sample(latency=0.1), half)
+    queues = [0.04, 0.09, 0.2, 0.4]  # the share of the calls in flight that waits
+    assert [rule.next(20.0, sample(latency=0.1 / (1 - share)), half) for share in queues] == [26.0, 21.0, 20.0, 19.0]
+
+
+def test_gradient2_forgets_a_long_average_of_worse_times_quickly():
+    rule = Gradient2Rule(tolerance=1.5, queue=4.0, smoothing=0.2)
+    for _ in range(50):
+        rule.next(20.0, sample(latency=1.0), half)
+    for _ in range(60):
+        rule.next(20.0, sample(latency=0.1), half)
+    assert rule._long.value < 0.25, "twice what it is now, and not a tenth of the way there"
+
+
 def test_aimd_takes_a_slow_answer_for_none():
     assert AimdRule(backoff=0.5, slow=1.0).next(20.0, sample(latency=1.1), half) == 10.0
 

@@ -21,6 +21,7 @@ from resilient.machines.hashing import (
     MaglevPicking,
     RendezvousPicking,
     RingHashPicking,
+    _in_order,
     _mix,
     hash_of,
     is_prime,
@@ -381,3 +382,17 @@ def test_every_process_chooses_the_same() -> None:
 def test_primes_are_told_apart() -> None:
     assert [number for number in range(30) if is_prime(number)] == [2, 3, 5, 7, 11, 13, 17, 19, 23, 29]
     assert is_prime(65537)
+
+
+def test_a_ring_of_few_and_uneven_members_has_as_many_points_as_it_needs() -> None:
+    rule = RingHashPicking(least=8192, most=32_768, bound=None, identify=by_id)
+    members = (Stub("heavy"), Stub("light", weight=0.01))
+    rule.update(change(members), 0.0, Random(0).random)
+    rule.pick(members, 0.0, Random(0).random, "somebody")
+    assert 8192 <= len(rule._points) <= 32_768
+    assert Counter(rule._owners)[1] == pytest.approx(0.01 * Counter(rule._owners)[0], rel=0.1)
+
+
+def test_an_order_of_places_names_each_once() -> None:
+    assert sorted(_in_order(range(0, 250, 7), 251, 17, 30)) == list(range(0, 250, 7))
+    assert list(_in_order([0, 1, 2, 3, 4], 5, 1, 2)) == [1, 3, 0, 2, 4]

@@ -376,3 +376,14 @@ def test_whatever_is_said_a_candidate_is_chosen_and_the_pool_stays_within_its_si
         ages = [answer.at for answer in rule._pool]
         assert ages == sorted(ages)
         assert rule._order == sorted(rule._recent)
+
+
+def test_members_without_weight_are_not_counted_and_lose_their_answers() -> None:
+    members = stubs(4)
+    rule = started(members)
+    for member in members:
+        told(rule, member, rif=1)
+    members[0].weight = 0.0
+    rule.update(change(members, members), 0.0, RANDOM)
+    assert "i0" not in {name for name, _ in pool(rule)}
+    assert pool(rule)

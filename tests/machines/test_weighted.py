@@ -171,3 +171,13 @@ def test_a_member_of_weight_zero_waits_for_its_first_turn() -> None:
     rule.update(change((a, b), (a, b)), 0.0, RANDOM)
     members = (a, b)
     assert counts(rule, members, 0.0, picks=100)["b"] == 50
+
+
+def test_who_leaves_is_forgotten_and_who_comes_back_has_said_nothing() -> None:
+    members = [Stub("a"), Stub("b")]
+    rule = reported(members, [busy(100, 0.9), busy(100, 0.1)])
+    rule.update(change([members[0]], members), 12.0, RANDOM)
+    back = Stub("b")
+    rule.update(change([members[0], back], [members[0]]), 12.0, RANDOM)
+    shares = counts(rule, [members[0], back], 12.0)
+    assert shares["b"] == pytest.approx(500, abs=60)

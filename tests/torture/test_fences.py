@@ -6,6 +6,7 @@ import threading
 import time
 
 from resilient.backends.postgres import PostgresStore
+from resilient.backends.postgres.store import BlockingPostgresStore
 from resilient.backends.store import BlockingOpened
 from tests.servers.postgres import Postgres
 from tests.servers.sharing import shared
@@ -15,10 +16,13 @@ WAITING = 4
 
 def test_fences_rise_among_those_who_waited_for_a_claim_that_is_undone() -> None:
     server = shared(Postgres)
-    store = PostgresStore(server.create_database(), lock_timeout=5.0).blocking
+    url, stores = server.create_database(), list[BlockingPostgresStore]()
     fences: list[int] = []
 
     def claim() -> BlockingOpened:
+        # As a process of its own: of those in one, one waits in the database, and the others are told to come back.
+        store = PostgresStore(url, lock_timeout=5.0).blocking
+        stores.append(store)
         opened = store.open("s", "k", b"", owner="o", lease=30.0, ttl=60.0)
         assert isinstance(opened, BlockingOpened)
         return opened
@@ -42,4 +46,5 @@ def test_fences_rise_among_those_who_waited_for_a_claim_that_is_undone() -> None
         other.join()
     assert len(fences) == WAITING + 1
     assert fences == sorted(set(fences))
-    store.close()
+    for store in stores:
+        store.close()

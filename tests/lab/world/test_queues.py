@@ -234,3 +234,16 @@ def test_a_full_queue_keeps_the_most_important_who_came_first(priorities, limit)
     kept = sorted(range(len(priorities)), key=lambda number: (-priorities[number], number))[:limit]
     assert line.pop_all() == kept
     assert sorted(refused + kept) == [*range(len(priorities))]
+
+
+@pytest.mark.parametrize("make", UNBOUNDED)
+def test_who_leaves_is_not_served(make):
+    queue = make()
+    jobs = [job(number) for number in range(3)]
+    for each in jobs:
+        queue.push(each, 0.0)
+    assert queue.remove(jobs[1])
+    assert not queue.remove(jobs[1])
+    assert not queue.remove(job(7))
+    assert len(queue) == 2
+    assert [queue.pop(0.0, lambda _: None) for _ in range(3)] == [jobs[0], jobs[2], None]
