@@ -67,8 +67,32 @@ def _remove(line: deque[W], waiting: W) -> bool:
     return True
 
 
+class _InOrder(Generic[W]):
+    """One line of at most `limit`, in the order in which they came."""
+
+    def __init__(self, limit: int | None) -> None:
+        _check_limit(limit)
+        self._limit = math.inf if limit is None else limit
+        self.line: deque[W] = deque()
+
+    def __len__(self) -> int:
+        return len(self.line)
+
+    def push(self, waiting: W, now: float) -> W | None:
+        """To the end of the line."""
+        del now
+        if len(self.line) >= self._limit:
+            return waiting
+        self.line.append(waiting)
+        return None
+
+    def remove(self, waiting: W) -> bool:
+        """Let somebody leave."""
+        return _remove(self.line, waiting)
+
+
 @final
-class Fifo(Generic[W]):
+class Fifo(_InOrder[W]):
     """First come, first served.
 
     `limit`
@@ -85,29 +109,12 @@ class Fifo(Generic[W]):
         drop: Literal["expired", "hopeless"] | None = None,
         expected: float | None = None,
     ) -> None:
-        _check_limit(limit)
+        super().__init__(limit)
         if drop not in {None, "expired", "hopeless"}:
             raise ValueError(f"drop={drop!r}: None, 'expired' or 'hopeless'")
         if (drop == "hopeless") != (expected is not None):
             raise ValueError(f"drop={drop!r}, expected={expected!r}: the expected seconds of work go with 'hopeless'")
-        self._limit = math.inf if limit is None else limit
-        self.line: deque[W] = deque()
         self._needed = -math.inf if drop is None else expected or 0.0
-
-    def __len__(self) -> int:
-        return len(self.line)
-
-    def remove(self, waiting: W) -> bool:
-        """Let somebody leave."""
-        return _remove(self.line, waiting)
-
-    def push(self, waiting: W, now: float) -> W | None:
-        """To the end of the line."""
-        del now
-        if len(self.line) >= self._limit:
-            return waiting
-        self.line.append(waiting)
-        return None
 
     def pop(self, now: float, discard: Callable[[W], object]) -> W | None:
         """From its front."""
@@ -120,7 +127,7 @@ class Fifo(Generic[W]):
 
 
 @final
-class AdaptiveLifo(Generic[W]):
+class AdaptiveLifo(_InOrder[W]):
     """First come, first served until a queue persists; then the newest first, whose callers still wait.
 
     A queue persists when it has not been empty for `interval` seconds; from then on whoever waited longer than
@@ -129,19 +136,10 @@ class AdaptiveLifo(Generic[W]):
     """
 
     def __init__(self, limit: int | None = 1000, interval: float = 0.1, timeout: float = 0.5) -> None:
-        _check_limit(limit)
-        self._limit = math.inf if limit is None else limit
+        super().__init__(limit)
         self._interval = interval
         self._timeout = timeout
-        self.line: deque[W] = deque()
         self._empty_at = -math.inf
-
-    def __len__(self) -> int:
-        return len(self.line)
-
-    def remove(self, waiting: W) -> bool:
-        """Let somebody leave."""
-        return _remove(self.line, waiting)
 
     def push(self, waiting: W, now: float) -> W | None:
         """To the end of the line; where it is full, its oldest gives way once a queue persists."""
@@ -170,7 +168,7 @@ class AdaptiveLifo(Generic[W]):
 
 
 @final
-class CoDel(Generic[W]):
+class CoDel(_InOrder[W]):
     """Controlled delay: judges a queue by its shortest wait, not by its length (Nichols and Jacobson, 2012).
 
     If during `interval` seconds nobody waited less than `target`, the server is overloaded during the next interval,
@@ -178,29 +176,12 @@ class CoDel(Generic[W]):
     """
 
     def __init__(self, limit: int | None = 1000, interval: float = 0.1, target: float = 0.005) -> None:
-        _check_limit(limit)
-        self._limit = math.inf if limit is None else limit
+        super().__init__(limit)
         self._interval = interval
         self._target = target
-        self.line: deque[W] = deque()
         self._ends = -math.inf
         self._shortest = math.inf
         self._overloaded = False
-
-    def __len__(self) -> int:
-        return len(self.line)
-
-    def remove(self, waiting: W) -> bool:
-        """Let somebody leave."""
-        return _remove(self.line, waiting)
-
-    def push(self, waiting: W, now: float) -> W | None:
-        """To the end of the line."""
-        del now
-        if len(self.line) >= self._limit:
-            return waiting
-        self.line.append(waiting)
-        return None
 
     def pop(self, now: float, discard: Callable[[W], object]) -> W | None:
         """From its front."""
