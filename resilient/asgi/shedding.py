@@ -42,7 +42,7 @@ class LoadShedMiddleware:
     ```
 
     An overloaded server that accepts everything answers everything too late: its callers are gone and have sent again.
-    This one answers 503 with ``Retry-After`` to what it cannot do, in less than a millisecond, and the rest in time.
+    This one answers 503 with ``Retry-After`` to what it cannot do, at once, and the rest in time.
 
     `limiter`, `initial`, `lowest`, `highest`
         How many requests are worked on at once: see `AdaptiveLimit`. The limit follows their latency.

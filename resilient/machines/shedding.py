@@ -20,7 +20,7 @@ _AVERAGED = 0.1
 _AIM = 0.1
 _PROPORTION = 0.5
 _INTEGRAL = 0.3
-"""A second."""
+"""Of the excess, for each second that it lasts."""
 
 
 @final
