@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, final
 
 from resilient.call import Call, End, Next, Policy
-from resilient.context import current_runtime
 from resilient.errors import ConcurrencyExceeded, DeadlineExceeded
 from resilient.events import LimitChanged, send_event
 from resilient.machines.concurrency import ConcurrencyLimit
@@ -112,15 +111,15 @@ class AdaptiveLimit(Holder):
             try:
                 result = await nxt(call)
             except BaseException as error:
+                place.give_back()  # first: a classifier is somebody else's, and may fail
                 place.learn(call.classify.error(error), error)
-                place.give_back()
                 raise
-            judge = call.classify.result
-            place.learn(Verdict.OK if judge is None else judge(result), None)
             if call.ends is None:
                 place.give_back()
             else:
                 call.ends.append(lambda _error: place.give_back())
+            judge = call.classify.result
+            place.learn(Verdict.OK if judge is None else judge(result), None)
             return result
 
         return layer
@@ -130,8 +129,8 @@ class AdaptiveLimit(Holder):
         place = await self.take(call)
 
         def settle(error: BaseException | None) -> None:
-            place.learn(Verdict.OK if error is None else call.classify.error(error), error)
             place.give_back()
+            place.learn(Verdict.OK if error is None else call.classify.error(error), error)
 
         return settle
 
@@ -202,7 +201,7 @@ class _Limited:
         with self.turn:
             self.slots.give()
         if self.slots.waiters:
-            self.line.hand_over(current_runtime().now())
+            self.line.hand_over()
 
     def learn(self, call: Call, verdict: Verdict, error: BaseException | None, began: float, in_flight: int) -> None:
         """Draw what a call that ended says about the limit."""
@@ -226,7 +225,7 @@ class _Limited:
         if not moved:
             return
         if self.slots.waiters:
-            self.line.hand_over(now)
+            self.line.hand_over()
         if runtime.emit is not None:
             changed = LimitChanged(at=now, name=call.name, before=before, limit=machine.limit)
             send_event(runtime.emit, changed)

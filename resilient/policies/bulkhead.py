@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, final
 
 from resilient.call import Call, End, Next, Policy
-from resilient.context import current_runtime
 from resilient.errors import ConcurrencyExceeded
 from resilient.policies.base import Holder, Role
 from resilient.policies.line import Line, Order
@@ -82,7 +81,7 @@ class Bulkhead(Holder):
             try:
                 take()
             except IndexError:
-                await hold(call)  # it refuses
+                await hold(call)  # it refuses, unless a place has just become free
             try:
                 result = await nxt(call)
             except BaseException:
@@ -125,7 +124,7 @@ class Bulkhead(Holder):
         slots = self._line.slots
         slots.give()
         if slots.waiters:
-            self._line.hand_over(current_runtime().now())
+            self._line.hand_over()
 
     def _rejection(self, call: Call, why: str) -> ConcurrencyExceeded:
         return ConcurrencyExceeded(f"{call.name}: {self.limit} calls are in flight and {why}", policy=self)

@@ -233,10 +233,13 @@ class _Landing(NamedTuple):
 async def _judged(call: Call, nxt: Next[Any]) -> _Landing:
     """Make the call, and judge what comes of it."""
     try:
-        result = await nxt(call)
-    except Exception as error:  # noqa: BLE001 - it surfaces in all who wait
-        return _Landing(call.classify.judge_error(error), error.__traceback__)
-    return _Landing(call.classify.judge_result(result), None)
+        try:
+            result = await nxt(call)
+        except Exception as error:  # noqa: BLE001 - it surfaces in all who wait
+            return _Landing(call.classify.judge_error(error), error.__traceback__)
+        return _Landing(call.classify.judge_result(result), None)
+    except Exception as broken:  # noqa: BLE001 - the classifier's own: in a task of its own it would end a run of trio
+        return _Landing(Outcome(None, broken, Verdict.LOCAL), broken.__traceback__)
 
 
 def _stale(call: Call, kept: Kept, reason: str) -> Any:

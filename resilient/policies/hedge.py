@@ -87,7 +87,8 @@ class Hedge(OwnPolicy):
         if self.delay is not None:
             return self.delay
         with self._turn:
-            return self._floored(self._latencies[key].value)
+            value = self._latencies[key].value
+        return None if value is None else max(value, _SHORTEST)
 
     def link(self, nxt: Next[Any], below: Sequence[Policy]) -> Next[Any]:
         """Race attempts of `nxt`."""
@@ -131,10 +132,6 @@ class Hedge(OwnPolicy):
         # the quantile, which is all that matters to it. Without those calls it would fall, and hedge ever more.
         with self._turn:
             self._latencies[key].add(latency, now)
-
-    @staticmethod
-    def _floored(value: float | None) -> float | None:
-        return None if value is None else max(value, _SHORTEST)
 
 
 def _name(call: Call) -> Hashable:

@@ -34,9 +34,11 @@ Order: TypeAlias = Literal["fifo", "adaptive-lifo", "codel"]
 class Ticket:
     """A call that waits."""
 
-    __slots__ = ("arrived", "deadline", "priority", "refused", "waiter")
+    __slots__ = ("arrived", "deadline", "now", "priority", "refused", "waiter")
 
     def __init__(self, call: Call, now: float) -> None:
+        self.now = call.runtime.now
+        """The clock of its deadline, which need not be that of whoever gives a place back."""
         self.arrived = now
         self.deadline = call.deadline
         self.priority: int = call.priority
@@ -85,10 +87,13 @@ class Line:
         self._rejection = rejection
         self._lock = threading.Lock()
 
-    def hand_over(self, now: float) -> None:
+    def hand_over(self) -> None:
         """Give the places that are free to those who wait."""
         with self._lock:
-            lucky, gone = self.slots.hand_over(now)
+            waiting = self.slots.waiters
+            if not waiting:
+                return
+            lucky, gone = self.slots.hand_over(waiting[0].now())
             for ticket in gone:
                 ticket.refused = True
         for ticket in (*lucky, *gone):
@@ -107,7 +112,7 @@ class Line:
             raise self._refusal(call, self._full())
         ticket = Ticket(call, now)
         self._enqueue(call, ticket, now)
-        self.hand_over(now)  # a place may have become free since we looked
+        self.hand_over()  # a place may have become free since we looked
         try:
             woken = await ticket.waiter.wait(longest)
         except BaseException:

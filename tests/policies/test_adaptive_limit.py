@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import AsyncGenerator
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from dataclasses import replace
 from itertools import pairwise
 from random import Random
 from typing import TypeVar
 
 import anyio
+import anyio.lowlevel
 import pytest
 
 from resilient.call import Call, Next, Policy
@@ -259,6 +260,24 @@ def test_a_cancelled_call_gives_its_place_back_wherever_it_is(backend):
         return AdaptiveLimit(initial=1, max_queue=3)
 
     assert for_each_cancellation(fresh, scenario=scenario, check=check, backend=backend) > 5
+
+
+def test_a_classifier_that_fails_costs_no_place(backend):
+    def broken(_: object) -> Verdict:
+        raise LookupError("no verdict")
+
+    async def fail() -> None:
+        raise OSError
+
+    async def main():
+        limit = AdaptiveLimit(initial=1)
+        for classify in (replace(classify_function, error=broken), replace(classify_function, result=broken)):
+            for step in (fail, anyio.lowlevel.checkpoint):
+                with suppress(LookupError, OSError):
+                    await Pipeline(limit, classify=classify).run(step)
+                assert limit.in_flight() == 0
+
+    virtual_time.run(main, backend=backend)
 
 
 def test_plain_functions_and_blocks_hold_places_too():

@@ -20,6 +20,7 @@ from resilient.policies.circuit_breaker import CircuitBreaker
 from resilient.policies.line import Order, Ticket
 from resilient.policies.retry import Retry
 from resilient.policies.timeout import Timeout
+from resilient.runtime import Runtime
 from resilient.testing import virtual_time
 from resilient.testing.cancellation import for_each_cancellation
 from resilient.verdict import Verdict, classify_function
@@ -409,6 +410,19 @@ def test_a_place_passes_over_those_who_would_not_be_done_in_time(backend):
         assert found == {"short": 2.0, "long": 2.0}
         assert anyio.current_time() == 3.0
         assert_nothing_is_held(bulkhead)
+
+    virtual_time.run(main, backend=backend)
+
+
+def test_a_deadline_is_judged_by_the_clock_of_its_own_call(backend):
+    async def main():
+        runtime = Runtime(now=lambda: anyio.current_time() - 1000.0, sleep=anyio.sleep)
+        bulkhead = Bulkhead(1, max_queue=1, max_wait=60.0)
+        pipeline = Pipeline(Timeout(5.0), bulkhead, runtime=runtime)  # its deadlines are long past on the other clock
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(Pipeline(bulkhead).run, work)
+            await anyio.sleep(0.5)
+            assert await pipeline.run(work) == 1.0
 
     virtual_time.run(main, backend=backend)
 

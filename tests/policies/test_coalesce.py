@@ -7,6 +7,7 @@ import threading
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -23,6 +24,7 @@ from resilient.policies.retry import Retry
 from resilient.policies.timeout import Timeout
 from resilient.testing import virtual_time
 from resilient.testing.cancellation import for_each_cancellation
+from resilient.verdict import Verdict, classify_function
 
 
 def by_arguments(call: Call) -> object:
@@ -129,6 +131,20 @@ def test_an_error_tells_where_it_happened_and_nothing_of_those_who_wait(backend)
             trace = trace.tb_next
         assert frames.count("fail") == 1
         assert len(frames) < 20
+
+    virtual_time.run(main, backend=backend)
+
+
+def test_a_classifier_that_fails_is_everybodys_error_and_nobodys_end(backend):
+    def broken(_: object) -> Verdict:
+        raise LookupError("no verdict")
+
+    async def main():
+        far_side = FarSide()
+        pipeline = Pipeline(Coalesce(by_arguments), classify=replace(classify_function, result=broken))
+        found = await gather(*[partial(pipeline(far_side.get), "a")] * 3)
+        assert [str(error) for error in found] == ["no verdict"] * 3
+        assert far_side.asked["a"] == 1
 
     virtual_time.run(main, backend=backend)
 
